@@ -1,0 +1,1 @@
+"""Programs for people who work on edgesdk; not part of what is installed."""
