@@ -1,0 +1,1 @@
+"""ONNX files as untrusted bytes: what may be read, and what a graph costs to run."""
