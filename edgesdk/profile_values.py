@@ -1,0 +1,442 @@
+"""What a device is and can do, as frozen values, and the pure judgements that follow from it.
+
+`edgesdk.profile` loads these values from TOML; `docs/profiles.md` describes every key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypeVar, get_args
+
+from edgesdk.errors import ProfileError
+from edgesdk.evidence import Evidence
+from edgesdk.machine import Machine
+from edgesdk.recipe import Recipe
+
+Arch = Literal["x86_64", "aarch64"]
+OperatingSystem = Literal["any", "linux", "windows", "macos", "android"]
+UnitKind = Literal["cpu", "gpu", "npu"]
+Support = Literal["fast", "emulated", "unsupported"]
+Granularity = Literal["tensor", "channel", "block"]
+SensorKind = Literal["power", "energy", "current", "voltage", "temperature", "throttling", "clock"]
+SensorRead = Literal["sysfs", "command"]
+
+SUPPORTS: tuple[Support, ...] = get_args(Support)
+"""Best first."""
+GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
+FLOATS = ("fp32", "fp16", "bf16")
+"""Precisions in which float operations are executed."""
+QUANTIZED = (
+    "w8a8",
+    "w8a16",
+    "w8-dynamic",
+    "w8-only",
+    "w4a8",
+    "w4a16",
+    "w4-dynamic",
+    "w4-only",
+)
+"""Precisions with integer weights; activations static (`aN`), `-dynamic`, or float (`-only`)."""
+PRECISIONS = FLOATS + QUANTIZED
+PEAKS = ("fp32", "fp16", "bf16", "int8", "int4")
+"""Number types for which peak throughput may be stated."""
+ANY_OP = "*"
+
+SCALES = {
+    "count": {"cores": 1.0, "threads": 1.0},
+    "clock": {"Hz": 1.0, "MHz": 1e6, "GHz": 1e9},
+    "memory": {"B": 1.0, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30},
+    "bandwidth": {"B/s": 1.0, "MB/s": 1e6, "GB/s": 1e9},
+    "peak": {"GOPS": 1e9, "TOPS": 1e12, "GFLOPS": 1e9, "TFLOPS": 1e12},
+    "opset": {"opset": 1.0},
+    "ir": {"ir": 1.0},
+}
+"""Units of measurement by quantity, each with its size in Hz, bytes or operations a second."""
+_FACTOR = {unit: factor for scale in SCALES.values() for unit, factor in scale.items()}
+
+_INT4_OPSET = 21
+"""ONNX opset whose QuantizeLinear first takes int4 and int16 (`onnx.defs.get_schema`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """A number with its unit and where it comes from.
+
+    Attributes:
+        value: in `unit`.
+        unit: one of the units in `SCALES`.
+        source: document, page or measurement that says so.
+        date: `YYYY-MM-DD` or `YYYY-MM`: when the source was published, or read if it is undated.
+        note: conditions under which it holds, such as sparsity or a power mode.
+    """
+
+    value: float
+    unit: str
+    source: str
+    date: str
+    note: str = ""
+
+    @property
+    def base(self) -> float:
+        """The value in Hz, bytes, bytes/s or operations/s; plain counts as they are."""
+        return self.value * _FACTOR[self.unit]
+
+    def __str__(self) -> str:
+        return f"{self.value:g} {self.unit}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capability:
+    """How well one kind of operation runs.
+
+    Attributes:
+        op: ONNX operation, or `*` for all that have no row of their own.
+        precision: one of `PRECISIONS`.
+        granularity: how weights share scales; None for the float precisions.
+        support: `fast` natively; `emulated` runs without gain; `unsupported` does not run.
+        why: reason, for messages.
+    """
+
+    op: str
+    precision: str
+    granularity: Granularity | None
+    support: Support
+    why: str = ""
+
+    @property
+    def path(self) -> str:
+        """The row's key inside a capability table."""
+        tail = f".{self.granularity}" if self.granularity else ""
+        return f"capabilities.{self.op}.{self.precision}{tail}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """One processing unit.
+
+    Attributes:
+        name: unique in the profile; what `NodePlacement.unit` reports: `cpu`, `gpu`, `npu`.
+        kind: what sort of unit it is.
+        title: model name for people.
+        features: instruction sets (CPU: words of `machine.FEATURES_BY_ARCH`; `a|b` means at least
+            one of them); free words on other kinds.
+        cores, threads, clock: figures, where sourced.
+        peak: number type and dense peak throughput, where sourced.
+        capabilities: what the hardware can do.
+    """
+
+    name: str
+    kind: UnitKind
+    title: str = ""
+    features: tuple[str, ...] = ()
+    cores: Figure | None = None
+    threads: Figure | None = None
+    clock: Figure | None = None
+    peak: tuple[tuple[str, Figure], ...] = ()
+    capabilities: tuple[Capability, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Main memory, shared by all units unless a note says otherwise."""
+
+    total: Figure | None = None
+    bandwidth: Figure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """An engine on the device.
+
+    Attributes:
+        name: of the backend that drives it.
+        versions: comma-separated bounds, all of which must hold: `>=1.31,<2`.
+        units: names of the units it reaches, preferred first.
+        max_opset: newest ONNX opset it reads; None where no limit is known.
+        max_ir: newest ONNX IR version it reads; None where no limit is known.
+        u8s8_saturates: int8 products are summed in 16 bits and clip unless weights keep 7 bits.
+        symmetric_only: zero points other than 0 are refused.
+        capabilities: where the engine does less than the hardware could; missing rows mean no less.
+    """
+
+    name: str
+    versions: str
+    units: tuple[str, ...]
+    max_opset: Figure | None = None
+    max_ir: Figure | None = None
+    u8s8_saturates: bool = False
+    symmetric_only: bool = False
+    capabilities: tuple[Capability, ...] = ()
+
+    def refuses_version(self, version: str) -> str | None:
+        """Why an installed engine is outside the range that the profile describes, or None."""
+        for operator, bound in parse_versions(self.versions):
+            here, there = _padded(version_tuple(version), bound)
+            holds = {">=": here >= there, "<": here < there, "==": here == there}[operator]
+            if not holds:
+                key = f"runtimes.{self.name}.versions"
+                return f"{self.name} {version} is outside {key} = {self.versions!r}"
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sensor:
+    """A source of power, temperature or throttling readings on the device.
+
+    Attributes:
+        name: unique in the profile.
+        kind: what it tells.
+        read: `sysfs` (a file) or `command` (its standard output).
+        at: the file (may contain `*`) or the command line.
+        unit: of the raw reading: `uJ`, `mW`, `m°C`, `flags`, …
+    """
+
+    name: str
+    kind: SensorKind
+    read: SensorRead
+    at: str
+    unit: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a model may not exceed.
+
+    Attributes:
+        model_memory: memory that a model may take.
+        static_shapes: every input shape must be fixed.
+    """
+
+    model_memory: Figure | None = None
+    static_shapes: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """A device.
+
+    Attributes:
+        name: what `--profile` takes.
+        title, vendor: for people.
+        arch: instruction set architecture of its CPU.
+        os: operating system, or `any`.
+        source, date: what the profile as a whole was written from, and when.
+        backends: those to try by default, in order; each has a runtime.
+        boards: beginnings of the board name in the device tree by which the real device is known.
+        units, memory, runtimes, sensors, limits: see there.
+        notes: remarks for people.
+        taken_from: profile that was chosen for this machine, where the profile is detected.
+    """
+
+    name: str
+    title: str
+    vendor: str
+    arch: Arch
+    os: OperatingSystem
+    source: str
+    date: str
+    backends: tuple[str, ...]
+    units: tuple[Unit, ...]
+    runtimes: tuple[Runtime, ...]
+    boards: tuple[str, ...] = ()
+    memory: Memory = field(default_factory=Memory)
+    sensors: tuple[Sensor, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    notes: tuple[str, ...] = ()
+    taken_from: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a JSON document; `edgesdk.profile.profile_from_json` is the inverse."""
+        return asdict(self)
+
+    def unit(self, name: str) -> Unit:
+        """The unit of that name.
+
+        Raises:
+            ProfileError: the profile has no such unit.
+        """
+        return _named(self.units, name, f"profile {self.name!r} has no unit")
+
+    def runtime(self, backend: str) -> Runtime:
+        """The engine that a backend drives on this device.
+
+        Raises:
+            ProfileError: the device does not run that backend.
+        """
+        return _named(self.runtimes, backend, f"profile {self.name!r} lists no runtime for backend")
+
+    @property
+    def features(self) -> frozenset[str]:
+        """Instruction sets of the CPU, alternatives included."""
+        cpus = [unit for unit in self.units if unit.kind == "cpu"]
+        return frozenset(
+            part for cpu in cpus for entry in cpu.features for part in entry.split("|")
+        )
+
+    def support(
+        self, backend: str, unit: str, precision: str, granularity: Granularity, op: str = ANY_OP
+    ) -> tuple[Support, str]:
+        """How well an engine runs an operation on a unit: the worse of the two, and why.
+
+        Returns:
+            The level, and a sentence that cites the key it comes from.
+        """
+        runtime = self.runtime(backend)
+        hardware = _find(self.unit(unit).capabilities, op, precision, granularity)
+        engine = _find(runtime.capabilities, op, precision, granularity)
+        if hardware is None:
+            return "unsupported", f"units.{unit}.capabilities does not list {precision}"
+        rows = [(f"units.{unit}", hardware)]
+        rows += [(f"runtimes.{runtime.name}", engine)] if engine else []
+        owner, row = max(rows, key=lambda pair: SUPPORTS.index(pair[1].support))
+        why = f": {row.why}" if row.why else ""
+        return row.support, f"{owner}.{row.path} = {row.support!r}{why}"
+
+    def rejects(self, recipe: Recipe, backend: str) -> str | None:
+        """Why a recipe makes no sense on this device with this backend, or None. Pure.
+
+        Weight-only recipes are kept where they are emulated: they still save memory and storage.
+        """
+        runtimes = [runtime for runtime in self.runtimes if runtime.name == backend]
+        if not runtimes:
+            return f"profile {self.name}: {_unknown('backend', backend, _names(self.runtimes))}"
+        (runtime,) = runtimes
+        reason = _engine_refusal(recipe, runtime)
+        if reason is None:
+            reasons = [self._unit_refusal(recipe, backend, unit) for unit in runtime.units]
+            reason = None if None in reasons else "; ".join(filter(None, reasons))
+        return f"profile {self.name}: {reason}" if reason else None
+
+    def _unit_refusal(self, recipe: Recipe, backend: str, unit: str) -> str | None:
+        """Why one unit gains nothing from a recipe, or None."""
+        granularity: Granularity = "block" if recipe.block else recipe.granularity
+        for precision in _precisions(recipe):
+            support, cited = self.support(backend, unit, precision, granularity)
+            smaller = precision.endswith("-only") and support == "emulated"
+            if support != "fast" and not smaller:
+                return cited
+        return None
+
+    def mismatch(self, machine: Machine) -> str | None:
+        """Why a machine cannot stand in for this device, running nothing or proving nothing."""
+        if machine.arch != self.arch:
+            return f"arch = {self.arch!r}, this machine is {machine.arch or 'unknown'!r}"
+        if self.os not in ("any", machine.os):
+            return f"os = {self.os!r}, this machine runs {machine.os or 'unknown'!r}"
+        for unit in self.units:
+            if unit.kind != "cpu" and not self._is_board(machine):
+                board = machine.board or machine.cpu or "unknown"
+                return f"units.{unit.name}: no {unit.kind} of this device here (machine: {board})"
+        cpus = [unit for unit in self.units if unit.kind == "cpu" and unit.features]
+        if cpus and not machine.features:
+            return f"units.{cpus[0].name}.features: this machine's instruction sets cannot be read"
+        for cpu in cpus:
+            for entry in cpu.features:
+                if machine.features.isdisjoint(entry.split("|")):
+                    return f"units.{cpu.name}.features: this machine has no {entry}"
+        return None
+
+    def resembles(self, machine: Machine) -> Evidence:
+        """What figures taken on a machine are for this device.
+
+        Returns:
+            `measured` when the machine is the device, or has exactly its compute features;
+            `estimated` when it can do more or is another board; `unknown` when it cannot stand in.
+        """
+        if self.mismatch(machine):
+            return Evidence.UNKNOWN
+        if self.boards and not self._is_board(machine):
+            return Evidence.ESTIMATED
+        return Evidence.MEASURED if machine.features <= self.features else Evidence.ESTIMATED
+
+    def _is_board(self, machine: Machine) -> bool:
+        return any(machine.board.startswith(board) for board in self.boards)
+
+
+_Item = TypeVar("_Item", Unit, Runtime)
+
+
+def parse_versions(text: str) -> list[tuple[str, tuple[int, ...]]]:
+    """Bounds of a version range such as `>=1.31,<2`.
+
+    Raises:
+        ValueError: the text is not such a range.
+    """
+    bounds = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(>=|<|==)\s*(\d+(?:\.\d+)*)\s*", part)
+        if not match:
+            raise ValueError(text)
+        bounds.append((match[1], version_tuple(match[2])))
+    return bounds
+
+
+def version_tuple(text: str) -> tuple[int, ...]:
+    """The leading numbers of a version: `2026.4.1-22982-abc` is (2026, 4, 1)."""
+    match = re.match(r"\d+(?:\.\d+)*", text)
+    return tuple(int(part) for part in match[0].split(".")) if match else ()
+
+
+def _padded(*versions: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """Versions with zeros added, so that 2 equals 2.0."""
+    width = max(len(version) for version in versions)
+    return (version + (0,) * (width - len(version)) for version in versions)
+
+
+def _precisions(recipe: Recipe) -> tuple[str, ...]:
+    """The precisions in which a recipe computes: of its integer and of its float operations."""
+    if recipe.mode == "float":
+        return (recipe.execution,)
+    tail = f"a{recipe.activation_bits}" if recipe.mode == "static" else f"-{recipe.mode}"
+    floats = () if recipe.execution == "fp32" else (recipe.execution,)
+    return (f"w{recipe.weight_bits}{tail}", *floats)
+
+
+def _engine_refusal(recipe: Recipe, runtime: Runtime) -> str | None:
+    """Why an engine gains nothing from a recipe on any unit, or None."""
+    key = f"runtimes.{runtime.name}"
+    integer = recipe.mode in ("static", "dynamic")
+    # Weight-only forms have operations of the engines' own, which older opsets carry too.
+    modern = recipe.mode == "static" and (recipe.activation_bits == 16 or recipe.weight_bits == 4)
+    if modern and runtime.max_opset and runtime.max_opset.value < _INT4_OPSET:
+        read = f"{key}.max_opset = {runtime.max_opset.value:g}"
+        return f"{read}; 4- and 16-bit quantization need opset {_INT4_OPSET}"
+    if runtime.symmetric_only and recipe.mode == "static" and not recipe.symmetric:
+        return f"{key}.symmetric_only = true: activations need the option '-symmetric'"
+    clips = integer and recipe.weight_bits == 8 and recipe.activation_bits == 8
+    if runtime.u8s8_saturates and clips and not recipe.reduce_range:
+        return f"{key}.u8s8_saturates = true: int8 sums clip; use the option '-reduce'"
+    if recipe.reduce_range and not runtime.u8s8_saturates:
+        return f"{key}.u8s8_saturates = false: '-reduce' only costs precision here"
+    return None
+
+
+def _find(
+    rows: tuple[Capability, ...], op: str, precision: str, granularity: Granularity
+) -> Capability | None:
+    """The row that holds for an operation: its own, else that of `*`."""
+    for wanted in (op, ANY_OP):
+        for row in rows:
+            if (row.op, row.precision) == (wanted, precision) and row.granularity in (
+                None,
+                granularity,
+            ):
+                return row
+    return None
+
+
+def _names(items: tuple[Unit, ...] | tuple[Runtime, ...]) -> str:
+    return ", ".join(item.name for item in items)
+
+
+def _unknown(what: str, name: str, legal: str) -> str:
+    return f"no {what} {name!r} on this device; it has: {legal}"
+
+
+def _named(items: tuple[_Item, ...], name: str, problem: str) -> _Item:
+    for item in items:
+        if item.name == name:
+            return item
+    raise ProfileError(f"{problem} {name!r}; it has: {_names(items)}")
