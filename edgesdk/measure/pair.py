@@ -1,0 +1,129 @@
+"""A candidate against its baseline, side by side: a speedup that holds on a noisy machine.
+
+Both are open at once, each in a process of its own, and take turns. The one that is not timed is
+frozen, because the idle threads of engines spin and take the cores of whoever runs next.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from pathlib import Path
+
+from edgesdk.device.base import Device
+from edgesdk.measure.bench import Bench, Side
+from edgesdk.measure.result import Interval, Measurement
+from edgesdk.measure.series import half_width, noise, paired_speedup
+from edgesdk.measure.settings import Inputs, Settings, Target
+
+FEWEST_ROUNDS = 5
+"""Below that an interval says nothing."""
+_MEMORY_PER_BYTE = 3
+"""A loaded artifact takes its size for the file as read, for the weights, and for packed copies."""
+_MIB = 1 << 20
+
+
+def measure_candidate(
+    baseline: Target,
+    candidate: Target,
+    inputs: Inputs,
+    settings: Settings,
+    device: Device,
+    folder: Path,
+) -> tuple[Measurement, Measurement]:
+    """Baseline and candidate, measured alternately on one device.
+
+    Args:
+        baseline: what speed is compared with.
+        candidate: what is compared.
+        inputs: the same for both.
+        settings: how carefully.
+        device: where.
+        folder: takes the logs of the runners.
+
+    Returns:
+        The baseline's measurement, whose speedup is exactly 1, and the candidate's.
+
+    Raises:
+        StepFailed: a runner crashed, hung or took too much memory; none is left behind.
+        EdgeSdkError: an adapter refused, with its own error.
+    """
+    threads = max(baseline.threads, candidate.threads)
+    with Bench(inputs, settings, device, folder, threads=threads) as bench:
+        sides = Side("baseline", baseline, bench), Side("candidate", candidate, bench)
+        if settings.sequential or not fit_together(baseline, candidate, bench.free_mib):
+            _take_turns_alone(sides, settings)
+            how = "one process after the other"
+        else:
+            _take_turns(sides, settings)
+            how = "both resident, one frozen"
+        environment, warnings = bench.environment()
+    old, new = sides
+    reasons = noise(old.levels_ms, new.levels_ms, settings)
+    if old.unsettled or new.unsettled:
+        reasons = ("noisy: times did not become steady during warm-up", *reasons)
+    environment["alternation"] = how
+    speedup = paired_speedup(old.levels_ms, new.levels_ms)
+    same = Interval(value=1.0, low=1.0, high=1.0)
+    return (
+        old.result(same, reasons, environment, warnings),
+        new.result(speedup, reasons, environment, warnings),
+    )
+
+
+def _take_turns(sides: tuple[Side, Side], settings: Settings) -> None:
+    """Rounds with both processes alive; fresh ones now and then."""
+    each = math.ceil(settings.min_rounds / settings.processes)
+    begun = time.monotonic()
+    for number in itertools.count():
+        if number % each == 0 and number < each * settings.processes:
+            for side in sides:
+                side.thaw()
+                side.stop()
+                side.start()
+                side.warm_up()
+                side.freeze()
+        # Swapping who comes first keeps a steady drift from favouring one side.
+        for side in sides if number % 2 == 0 else reversed(sides):
+            side.thaw()
+            side.time_window()
+            side.freeze()
+        if _is_enough(sides, settings, time.monotonic() - begun):
+            break
+    for side in sides:
+        side.thaw()
+        side.stop()
+
+
+def _take_turns_alone(sides: tuple[Side, Side], settings: Settings) -> None:
+    """Rounds of two processes one after the other, for artifacts that do not fit together."""
+    begun = time.monotonic()
+    for number in itertools.count():
+        for side in sides if number % 2 == 0 else reversed(sides):
+            side.start()
+            side.warm_up()
+            side.time_window()
+            side.stop()
+        if _is_enough(sides, settings, time.monotonic() - begun):
+            return
+
+
+def _is_enough(sides: tuple[Side, Side], settings: Settings, elapsed_s: float) -> bool:
+    """Whether another round would not help, or costs too much."""
+    old, new = sides
+    rounds = len(new.windows)
+    if rounds >= settings.max_rounds:
+        return True
+    if elapsed_s >= settings.max_seconds and rounds >= FEWEST_ROUNDS:
+        return True
+    if rounds < settings.min_rounds:
+        return False
+    return half_width(paired_speedup(old.levels_ms, new.levels_ms)) <= settings.precise
+
+
+def fit_together(baseline: Target, candidate: Target, free_mib: float | None) -> bool:
+    """Whether both artifacts can be open at once without the machine running out of memory."""
+    files = (*baseline.all_files(), *candidate.all_files())
+    size = sum(file.stat().st_size for file in files)
+    return free_mib is None or size * _MEMORY_PER_BYTE / _MIB <= free_mib

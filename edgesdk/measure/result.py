@@ -1,0 +1,98 @@
+"""What a measurement is: frozen values, JSON in and out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from edgesdk.evidence import Evidence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A figure with its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """Times of single warm runs, in milliseconds.
+
+    Attributes:
+        count: runs that were timed.
+        runs_ms: the times themselves in order, thinned to at most 2,000 for the record.
+    """
+
+    count: int
+    mean_ms: float
+    p50_ms: float
+    p90_ms: float
+    p95_ms: float
+    p99_ms: float
+    runs_ms: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """One artifact on one device.
+
+    Attributes:
+        latency: warm runs over the same inputs for every candidate.
+        speedup: baseline time / this time, from alternated windows; above 1 is faster. The baseline's
+            own is exactly 1.
+        stable: False means the machine was too noisy to trust: verdict `noisy`.
+        import_ms: import of the engine, in a fresh process.
+        load_ms: from artifact to ready session, page cache warm.
+        first_run_ms: the first run after loading.
+        base_mib: peak resident memory before the artifact was opened (interpreter, engine, inputs).
+        peak_load_mib, peak_run_mib: peak resident memory while loading, and while running.
+        artifact_bytes: size of all files of the artifact.
+        threads: threads inside one run.
+        evidence: how the times were obtained.
+        environment: facts about the machine and the run (CPU, cores, governor, load, versions).
+        warnings: what a reader should know (noisy, throttled, other load, few runs).
+    """
+
+    latency: Latency
+    speedup: Interval
+    stable: bool
+    import_ms: float
+    load_ms: float
+    first_run_ms: float
+    base_mib: float
+    peak_load_mib: float
+    peak_run_mib: float
+    artifact_bytes: int
+    threads: int
+    evidence: Evidence
+    environment: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def peak_mib(self) -> float:
+        """Peak resident memory of the whole process, loading and running."""
+        return max(self.peak_load_mib, self.peak_run_mib)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a JSON document."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        latency = Latency(**{**data["latency"], "runs_ms": tuple(data["latency"]["runs_ms"])})
+        return cls(
+            **{
+                **data,
+                "latency": latency,
+                "speedup": Interval(**data["speedup"]),
+                "evidence": Evidence(data["evidence"]),
+                "warnings": tuple(data["warnings"]),
+            }
+        )

@@ -1,0 +1,152 @@
+"""From series of run times to figures and verdicts. Pure; numpy only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesdk.measure.result import Interval, Latency
+from edgesdk.measure.settings import Settings
+from edgesdk.statistics import bootstrap
+
+Floats = NDArray[np.float64]
+
+KEPT_RUNS = 2000
+"""Times kept in a record."""
+FEW_RUNS = 100
+"""Below that a 99th percentile is the slowest run."""
+_STEADY_WINDOWS = 3
+_NOTABLE_SPREAD = 0.15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """Consecutive runs of one process.
+
+    Attributes:
+        ms: time of each run, whole cycles over the inputs.
+        groups: which inputs have equal shapes: a number for each run.
+    """
+
+    ms: tuple[float, ...]
+    groups: tuple[int, ...]
+
+    @property
+    def level_ms(self) -> float:
+        """Typical time of a run: the median, or where shapes differ the mean of their medians.
+
+        Each shape counts as often as it occurs, so that any two windows can be compared.
+        """
+        ms, groups = np.array(self.ms), np.array(self.groups)
+        kinds, counts = np.unique(groups, return_counts=True)
+        medians = [np.median(ms[groups == kind]) for kind in kinds]
+        return float(np.average(medians, weights=counts))
+
+
+def is_settled(levels_ms: Sequence[float], tolerance: float) -> bool:
+    """Whether the last three windows differ by at most `tolerance` of the fastest of them."""
+    last = levels_ms[-_STEADY_WINDOWS:]
+    return len(last) == _STEADY_WINDOWS and max(last) <= min(last) * (1 + tolerance)
+
+
+def paired_speedup(baseline_ms: Sequence[float], candidate_ms: Sequence[float]) -> Interval:
+    """Baseline time / candidate time from windows taken side by side.
+
+    The middle of the rounds' log ratios, with its bootstrap interval over rounds. What slows both
+    windows of a round (another process, a lower clock) cancels; a round in which only one was hit
+    is one outlier, which a median ignores.
+    """
+    logs = np.log(np.array(baseline_ms) / np.array(candidate_ms))
+    low, high = bootstrap(lambda rows: _median(logs[rows]), len(logs))
+    return Interval(value=math.exp(_median(logs)), low=math.exp(low), high=math.exp(high))
+
+
+def _median(values: Floats) -> float:
+    """As `np.median`, which takes ten times as long on a handful of values."""
+    ordered = np.sort(values)
+    count = len(ordered)
+    return float(ordered[(count - 1) // 2] + ordered[count // 2]) / 2
+
+
+def half_width(interval: Interval) -> float:
+    """Half the interval as a fraction of its value."""
+    return (interval.high - interval.low) / 2 / interval.value
+
+
+def drift(baseline_ms: Sequence[float], candidate_ms: Sequence[float]) -> float:
+    """By which fraction the speedup of the later half of the rounds differs from the earlier."""
+    logs = np.log(np.array(baseline_ms) / np.array(candidate_ms))
+    middle = len(logs) // 2
+    if middle == 0:
+        return 0.0
+    return float(np.expm1(abs(np.median(logs[middle:]) - np.median(logs[:middle]))))
+
+
+def spread(levels_ms: Sequence[float]) -> float:
+    """From the 10th to the 90th percentile of windows, as a fraction of their median."""
+    low, middle, high = np.quantile(np.array(levels_ms), [0.1, 0.5, 0.9])
+    return float((high - low) / middle)
+
+
+def noise(
+    baseline_ms: Sequence[float], candidate_ms: Sequence[float], settings: Settings
+) -> tuple[str, ...]:
+    """Why paired windows cannot be trusted; empty when they can.
+
+    The rule: the speedup's 95 % interval is wider than `noisy_interval` on either side; or the
+    speedup drifts by more than that between the halves of the measurement; or the windows of one
+    side spread by more than `noisy_spread`. Besides, the warm-up has to become steady in time.
+    """
+    reasons = []
+    width = half_width(paired_speedup(baseline_ms, candidate_ms))
+    if not width <= settings.noisy_interval:
+        reasons.append(f"noisy: the speedup is only known to ±{width:.0%}")
+    moved = drift(baseline_ms, candidate_ms)
+    if moved > settings.noisy_interval:
+        reasons.append(f"noisy: the speedup drifted by {moved:.0%} while it was measured")
+    for side, levels in (("baseline", baseline_ms), ("candidate", candidate_ms)):
+        if spread(levels) > settings.noisy_spread:
+            reasons.append(f"noisy: the {side}'s windows differ by {spread(levels):.0%}")
+    return tuple(reasons)
+
+
+def remarks(levels_ms: Sequence[float], runs: int) -> tuple[str, ...]:
+    """What a reader of one side's times should know."""
+    notes = []
+    if spread(levels_ms) > _NOTABLE_SPREAD:
+        notes.append(f"window times differ by {spread(levels_ms):.0%}; the speedup is paired")
+    if runs < FEW_RUNS:
+        notes.append(f"{runs} runs were timed: p95 and p99 rest on the slowest few")
+    return tuple(notes)
+
+
+def summarise(windows: Sequence[Window]) -> Latency:
+    """All runs of all windows as one latency."""
+    runs = np.array([ms for window in windows for ms in window.ms])
+    p50, p90, p95, p99 = (float(value) for value in np.quantile(runs, [0.5, 0.9, 0.95, 0.99]))
+    kept = np.linspace(0, len(runs) - 1, min(len(runs), KEPT_RUNS)).round().astype(int)
+    return Latency(
+        count=len(runs),
+        mean_ms=float(runs.mean()),
+        p50_ms=p50,
+        p90_ms=p90,
+        p95_ms=p95,
+        p99_ms=p99,
+        runs_ms=tuple(round(float(ms), 5) for ms in runs[kept]),
+    )
+
+
+def spread_out(sizes: Sequence[int], count: int) -> list[int]:
+    """At most `count` positions that stand for all: evenly spaced in order of size.
+
+    Where all sizes are equal they are evenly spaced in the order given.
+    """
+    order = sorted(range(len(sizes)), key=lambda position: (sizes[position], position))
+    if len(order) <= count:
+        return order
+    steps = (np.arange(count) + 0.5) * len(order) / count
+    return [order[int(step)] for step in steps]
