@@ -1,0 +1,1 @@
+"""Built-in engine adapters, one module an engine."""
