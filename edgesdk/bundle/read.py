@@ -1,0 +1,316 @@
+"""From the bytes of `manifest.json` to a `Manifest`, believing nothing. Standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from edgesdk.bundle.container import Container, open_container
+from edgesdk.bundle.fields import Field, parse_json
+from edgesdk.bundle.manifest import (
+    EXECUTIONS,
+    FORMAT,
+    VERDICTS,
+    ComponentEntry,
+    Engine,
+    Figure,
+    FileEntry,
+    Golden,
+    Identity,
+    Manifest,
+    Port,
+    Quality,
+    TensorSource,
+)
+from edgesdk.bundle.paths import LEGAL, MANIFEST, MANIFEST_SHA256, RESERVED, clash, path_problem
+from edgesdk.errors import BundleError
+from edgesdk.evidence import Evidence
+from edgesdk.signature import Dim, TensorInfo
+
+MANIFEST_LIMIT = 16 << 20
+"""Bytes. A pipeline of 100 components with 100 files each needs about 3 MB."""
+
+DTYPES = frozenset(
+    {
+        *("float16", "float32", "float64", "bfloat16", "float8_e4m3fn", "float8_e5m2"),
+        *(
+            "int4",
+            "int8",
+            "int16",
+            "int32",
+            "int64",
+            "uint4",
+            "uint8",
+            "uint16",
+            "uint32",
+            "uint64",
+        ),
+        *("bool", "str", "object", "complex64", "complex128"),
+    }
+)
+_NAME = r"[A-Za-z0-9_][A-Za-z0-9_-]*"
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a bundle, folder or zip; does not look at the other files.
+
+    Raises:
+        BundleError: no bundle, damaged, or of a newer major format; names the key or file.
+    """
+    with open_container(path) as container:
+        return manifest_of(container)
+
+
+def manifest_of(container: Container) -> Manifest:
+    """The manifest of an opened bundle, its digest checked."""
+    for name in (MANIFEST, MANIFEST_SHA256):
+        if name not in container.sizes:
+            raise BundleError(
+                f"{container.path}: no {name} at its top; not a bundle, or not all of one"
+            )
+    if container.sizes[MANIFEST] > MANIFEST_LIMIT:
+        raise BundleError(
+            f"{container.path}: {MANIFEST} has {container.sizes[MANIFEST]} bytes; "
+            f"at most {MANIFEST_LIMIT}"
+        )
+    data = container.read(MANIFEST, MANIFEST_LIMIT)
+    said = container.read(MANIFEST_SHA256, 256)
+    if said != digest_line(data):
+        raise BundleError(
+            f"{container.path}: {MANIFEST} does not match {MANIFEST_SHA256}; one is damaged"
+        )
+    return parse_manifest(data)
+
+
+def digest_line(manifest: bytes) -> bytes:
+    """The content of `manifest.sha256`: one line in the form of the `sha256sum` tool."""
+    return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n".encode()
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """A manifest from its bytes.
+
+    Raises:
+        BundleError: names the key, the value seen and what is legal.
+    """
+    root = parse_json(data, MANIFEST)
+    version = _format(root)
+    components = tuple(_component(item) for item in root["components"].items())
+    manifest = Manifest(
+        format=version,
+        edgesdk=root["edgesdk"].text(),
+        created=root["created"].match(
+            r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "a UTC time such as 2026-11-21T22:00:00Z"
+        ),
+        model=_identity(root["model"]),
+        profile=_identity(root["profile"]),
+        samples_fingerprint=root["samples"]["fingerprint"].text(empty=True),
+        inputs=tuple(_port(item, output=False) for item in root["inputs"].items()),
+        outputs=tuple(_port(item, output=True) for item in root["outputs"].items()),
+        components=components,
+        golden=Golden(
+            samples=tuple(_path(item) for item in root["golden"]["samples"].items()),
+            tolerance={
+                name: item.number(0.0) for name, item in root["golden"]["tolerance"].pairs()
+            },
+        ),
+        measured=tuple(_figure(item) for item in root["measured"].items()),
+        quality=_quality(root["quality"]),
+        environment={name: item.text(empty=True) for name, item in root["environment"].pairs()},
+        files=tuple(_file(item) for item in root["files"].items()),
+        document=root.value,
+    )
+    _check_wiring(manifest)
+    _check_files(manifest)
+    return manifest
+
+
+def _format(root: Field) -> str:
+    field = root["format"]
+    version = field.match(r"\d{1,4}\.\d{1,4}", f"a version such as {FORMAT!r}")
+    ours = FORMAT.split(".")[0]
+    if version.split(".")[0] != ours:
+        raise BundleError(
+            f"the bundle has format {version}; this edgesdk reads {ours}.x: install one that "
+            "reads it, or deploy again"
+        )
+    for feature in root["requires"].items():
+        raise BundleError(
+            f"the bundle needs {feature.text()!r}, unknown to this edgesdk: install a newer one"
+        )
+    return version
+
+
+def _identity(field: Field) -> Identity:
+    return Identity(name=field["name"].text(), sha256=field["sha256"].sha256())
+
+
+def _shape(field: Field) -> tuple[Dim, ...]:
+    return tuple(_dim(item) for item in field.items())
+
+
+def _dim(field: Field) -> Dim:
+    if field.value is None:
+        return None
+    return field.text() if isinstance(field.value, str) else field.integer()
+
+
+def _tensor(field: Field) -> TensorInfo:
+    return TensorInfo(
+        name=field["name"].text(),
+        dtype=field["dtype"].one_of(DTYPES),
+        shape=_shape(field["shape"]),
+    )
+
+
+def _source(field: Field) -> TensorSource:
+    component = field["component"]
+    return TensorSource(
+        component=None if component.value is None else component.text(),
+        tensor=field["tensor"].text(),
+    )
+
+
+def _port(field: Field, *, output: bool) -> Port:
+    return Port(
+        info=_tensor(field),
+        original_shape=_shape(field["original_shape"]),
+        source=_source(field["from"]) if output else None,
+    )
+
+
+def _component(field: Field) -> ComponentEntry:
+    backend, artifact, recipe = field["backend"], field["artifact"], field["recipe"]
+    return ComponentEntry(
+        name=field["name"].match(_NAME, "letters, digits, _ and -"),
+        original_sha256=field["original_sha256"].sha256(),
+        recipe=recipe["name"].text(),
+        settings={name: _setting(item) for name, item in recipe["settings"].pairs()},
+        engine=Engine(
+            name=backend["name"].match(_NAME, "letters, digits, _ and -"),
+            tested=backend["tested"].text(),
+            minimum=backend["minimum"].text(),
+        ),
+        main=_path(artifact["main"]),
+        files=tuple(_path(item) for item in artifact["files"].items()),
+        execution=field["execution"].one_of(EXECUTIONS),
+        threads=field["threads"].integer(1),
+        inputs=tuple((_tensor(item), _source(item["from"])) for item in field["inputs"].items()),
+        outputs=tuple(_tensor(item) for item in field["outputs"].items()),
+    )
+
+
+def _setting(field: Field) -> str | int | bool | None:
+    value = field.value
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return field.integer()
+    return field.text(empty=True)
+
+
+def _figure(field: Field) -> Figure:
+    return Figure(
+        name=field["name"].text(),
+        of=field["of"].text(empty=True),
+        value=field["value"].number(),
+        low=field["low"].number_or_none(),
+        high=field["high"].number_or_none(),
+        unit=field["unit"].text(empty=True),
+        evidence=Evidence(field["evidence"].one_of([str(kind) for kind in Evidence])),
+    )
+
+
+def _quality(field: Field) -> Quality:
+    return Quality(
+        verdict=field["verdict"].one_of(VERDICTS),
+        reason=field["reason"].text(empty=True),
+        figures=tuple(_figure(item) for item in field["figures"].items()),
+    )
+
+
+def _path(field: Field) -> str:
+    path = field.text()
+    if path_problem(path) or path in RESERVED:
+        raise field.wrong(f"{LEGAL}, and none of {', '.join(sorted(RESERVED))}")
+    return path
+
+
+def _file(field: Field) -> FileEntry:
+    return FileEntry(
+        path=_path(field["path"]),
+        bytes=field["bytes"].integer(),
+        sha256=field["sha256"].sha256(),
+    )
+
+
+def _check_wiring(manifest: Manifest) -> None:
+    """Every tensor comes from somewhere that is there by then, and fits."""
+    known: dict[TensorSource, TensorInfo] = {}
+    for port in manifest.inputs:
+        _add(known, TensorSource(component=None, tensor=port.info.name), port.info)
+    names: set[str] = set()
+    for component in manifest.components:
+        if component.name in names:
+            raise BundleError(f"{MANIFEST}: two components are named {component.name!r}")
+        names.add(component.name)
+        for info, source in component.inputs:
+            _check_fit(known, source, info, f"input {info.name!r} of component {component.name!r}")
+        for info in component.outputs:
+            _add(known, TensorSource(component=component.name, tensor=info.name), info)
+    if not manifest.components:
+        raise BundleError(f"{MANIFEST}: components is empty; must hold at least one")
+    for port in manifest.outputs:
+        if port.source is not None:
+            _check_fit(known, port.source, port.info, f"output {port.info.name!r}")
+    outputs = [port.info.name for port in manifest.outputs]
+    if not outputs or len(set(outputs)) != len(outputs):
+        raise BundleError(
+            f"{MANIFEST}: outputs are {outputs}; must be at least one, each name once"
+        )
+    if manifest.golden.samples and set(manifest.golden.tolerance) != set(outputs):
+        raise BundleError(
+            f"{MANIFEST}: golden.tolerance is for {sorted(manifest.golden.tolerance)}; "
+            f"must be for the outputs: {sorted(outputs)}"
+        )
+
+
+def _add(known: dict[TensorSource, TensorInfo], source: TensorSource, info: TensorInfo) -> None:
+    if source in known:
+        raise BundleError(
+            f"{MANIFEST}: tensor {source.tensor!r} of {source.component or 'inputs'} appears twice"
+        )
+    known[source] = info
+
+
+def _check_fit(
+    known: dict[TensorSource, TensorInfo], source: TensorSource, info: TensorInfo, what: str
+) -> None:
+    found = known.get(source)
+    if found is None:
+        owner = f"component {source.component!r}" if source.component else "the pipeline's inputs"
+        raise BundleError(
+            f"{MANIFEST}: {what} comes from tensor {source.tensor!r} of {owner}, not there "
+            "before it; components are listed in the order in which they run"
+        )
+    if found.dtype != info.dtype:
+        raise BundleError(f"{MANIFEST}: {what} is {info.dtype}, but its source is {found.dtype}")
+
+
+def _check_files(manifest: Manifest) -> None:
+    listed = [file.path for file in manifest.files]
+    twin = clash([*RESERVED, *listed])
+    if twin is not None:
+        raise BundleError(
+            f"{MANIFEST}: file {twin!r} is listed twice, differs from another only in case, or is "
+            "a folder of another"
+        )
+    needed = [(path, "golden.samples") for path in manifest.golden.samples]
+    for component in manifest.components:
+        where = f"the artifact of component {component.name!r}"
+        needed += [(path, where) for path in component.files]
+        if component.main not in component.files:
+            raise BundleError(f"{MANIFEST}: {component.main!r} is not among the files of {where}")
+    for path, where in needed:
+        if path not in listed:
+            raise BundleError(f"{MANIFEST}: {path!r} of {where} is not among files")

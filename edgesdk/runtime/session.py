@@ -1,0 +1,220 @@
+"""Load a bundle and run it.
+
+Everything but the standard library's basics is imported on use: an app that starts this module has
+not paid for reading bundles yet, let alone for numpy or an engine.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import weakref
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from edgesdk.errors import BackendUnavailable, BundleError, InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgesdk.backend import Backend
+    from edgesdk.backend import Session as EngineSession
+    from edgesdk.bundle.manifest import ComponentEntry, Manifest
+    from edgesdk.runtime.selftest import SelfTest
+    from edgesdk.signature import TensorInfo
+
+    Array = NDArray[np.generic]
+
+
+class Session:
+    """A loaded bundle; a context manager. One thread at a time may call `run`.
+
+    Attributes:
+        manifest: what the bundle says about itself.
+        inputs, outputs: what `run` takes and gives.
+    """
+
+    def __init__(
+        self, manifest: Manifest, folder: Path, engines: tuple[EngineSession, ...], held: ExitStack
+    ) -> None:
+        from edgesdk.backend import FeedCheck
+
+        self.manifest = manifest
+        self.inputs: tuple[TensorInfo, ...] = tuple(port.info for port in manifest.inputs)
+        self.outputs: tuple[TensorInfo, ...] = tuple(port.info for port in manifest.outputs)
+        self._folder = folder
+        self._engines = engines
+        # A finalizer, so that unpacked files also go when the session is dropped without `close`.
+        self._release = weakref.finalize(self, held.close)
+        self._check = FeedCheck(self.inputs)
+        self._direct = engines[0] if _is_direct(manifest) else None
+
+    def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """All outputs by name for one set of inputs.
+
+        Raises:
+            InputError: a name, dtype or shape does not fit `inputs`, or the session is closed.
+        """
+        self._check(feed)
+        if self._direct is not None:
+            return self._direct.run(feed)
+        return self._run_wired(feed)
+
+    def _run_wired(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        if not self._engines:
+            raise InputError("the session is closed; load the bundle again")
+        known: dict[tuple[str | None, str], Array] = {(None, name): a for name, a in feed.items()}
+        for component, engine in zip(self.manifest.components, self._engines, strict=True):
+            given = {info.name: known[at.component, at.tensor] for info, at in component.inputs}
+            for name, array in engine.run(given).items():
+                known[component.name, name] = array
+        return {
+            port.info.name: known[port.source.component, port.source.tensor]
+            for port in self.manifest.outputs
+            if port.source is not None
+        }
+
+    def self_test(self) -> SelfTest:
+        """Run the golden samples and compare with what was recorded; raises nothing on deviation.
+
+        Raises:
+            BundleError: a golden sample cannot be read; never after a load with `verify`.
+        """
+        from edgesdk.bundle.golden import deviation, read_golden
+        from edgesdk.runtime.selftest import OutputCheck, SelfTest
+
+        golden = self.manifest.golden
+        inputs = [info.name for info in self.inputs]
+        outputs = [info.name for info in self.outputs]
+        checks = []
+        for name in golden.samples:
+            sample = read_golden(self._folder / name, inputs, outputs)
+            got = self.run(sample.inputs)
+            checks += [
+                OutputCheck(
+                    sample=name,
+                    output=output,
+                    deviation=deviation(got[output], sample.expected[output]),
+                    tolerance=golden.tolerance[output],
+                    from_reference=deviation(got[output], sample.reference[output]),
+                )
+                for output in outputs
+            ]
+        return SelfTest(checks=tuple(checks))
+
+    def close(self) -> None:
+        """Give back the engine's memory and the unpacked files. Calling it twice is harmless."""
+        self._direct = None
+        self._engines = ()
+        self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    verify: bool = True,
+    backend: str | None = None,
+) -> Session:
+    """Load a bundle, a folder or a zip of it, ready to run.
+
+    Args:
+        path: the bundle. A zip is unpacked into a private folder that goes with the session.
+        threads: threads inside one run; None for what the bundle was measured with.
+        verify: compare every file with the manifest first. Without it a folder's files are opened
+            unread, which saves one pass over the weights; a zip is always verified while unpacking.
+        backend: run the artifacts on another backend that opens the same kind of file.
+
+    Raises:
+        BundleError: damaged, incomplete, or of a newer format.
+        BackendUnavailable: the engine is not installed or older than the bundle needs.
+        InputError: `threads` below 1.
+    """
+    if threads is not None and threads < 1:
+        raise InputError(f"threads={threads}; must be at least 1")
+    place = Path(path)
+    held = ExitStack()
+    try:
+        folder, manifest = _opened(place, verify, held)
+        engines = tuple(
+            _open_component(component, folder, threads, backend, held)
+            for component in manifest.components
+        )
+    except BaseException:
+        held.close()
+        raise
+    return Session(manifest, folder, engines, held)
+
+
+def _opened(path: Path, verify: bool, held: ExitStack) -> tuple[Path, Manifest]:
+    """The folder with the files, and the manifest."""
+    from edgesdk.bundle.read import read_manifest
+    from edgesdk.bundle.verify import unpack
+    from edgesdk.bundle.verify import verify as verify_bundle
+
+    if path.is_file():
+        import shutil
+        import tempfile
+
+        folder = Path(tempfile.mkdtemp(prefix="edgesdk-bundle-"))
+        held.callback(shutil.rmtree, folder, ignore_errors=True)
+        return folder, unpack(path, folder)
+    if verify:
+        verify_bundle(path)
+    return path, read_manifest(path)
+
+
+def _open_component(
+    component: ComponentEntry,
+    folder: Path,
+    threads: int | None,
+    backend: str | None,
+    held: ExitStack,
+) -> EngineSession:
+    from edgesdk.backend import OpenOptions, require_backend
+
+    engine = require_backend(backend or component.engine.name)
+    if backend is None:
+        _check_version(engine, component)
+    artifact = folder / component.main
+    if not artifact.is_file():
+        raise BundleError(f"{artifact} is missing; load with verify=True to see all that is")
+    options = OpenOptions(threads=threads or component.threads, execution=component.execution)
+    return held.enter_context(engine.open(artifact, options))
+
+
+def _check_version(engine: Backend, component: ComponentEntry) -> None:
+    have, need = engine.version(), component.engine.minimum
+    if _numbers(have) < _numbers(need):
+        raise BackendUnavailable(
+            f"component {component.name!r} needs {engine.name} {need} or newer, proven with "
+            f"{component.engine.tested}; installed: {have}; {engine.install}"
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: `2026.4.1-22982` gives (2026, 4, 1)."""
+    match = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(int(part) for part in match[0].split(".")) if match else ()
+
+
+def _is_direct(manifest: Manifest) -> bool:
+    """True when the pipeline's inputs and outputs are those of its one component by name."""
+    if len(manifest.components) != 1:
+        return False
+    (component,) = manifest.components
+    return (
+        all(source.tensor == info.name for info, source in component.inputs)
+        and all(p.source is not None and p.source.tensor == p.info.name for p in manifest.outputs)
+        and len(component.inputs) == len(manifest.inputs)
+        and len(component.outputs) == len(manifest.outputs)
+    )
