@@ -38,6 +38,7 @@ Quantizer = Literal["ort", "nncf"]
 Granularity = Literal["channel", "tensor"]
 Ranges = Literal["minmax", "percentile", "entropy"]
 Execution = Literal["fp32", "bf16", "fp16"]
+EXECUTIONS: tuple[Execution, ...] = get_args(Execution)
 
 _OPTIONS = (
     ("nncf",),

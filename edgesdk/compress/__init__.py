@@ -1,0 +1,1 @@
+"""Recipes applied to a model, ONNX in and ONNX out; one technique a file, no engine imported."""

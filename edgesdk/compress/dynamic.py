@@ -1,0 +1,33 @@
+"""Integer weights, activations quantized at run time: onnxruntime's dynamic quantization."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgesdk.compress import onnx_io
+
+if TYPE_CHECKING:
+    from edgesdk.recipe import Recipe
+
+_DEFAULT_OPS = ("MatMul", "Gemm", "Gather", "LSTM", "Attention", "EmbedLayerNormalization")
+"""Without Conv: onnxruntime's ConvInteger has no fast kernel, and a detector ran slower with it."""
+_WEIGHTED_OPS = ("Conv", "Gemm", "MatMul")
+
+
+def quantize_dynamic(model: Path, recipe: Recipe, target: Path) -> None:
+    """Write the model with int8 weights whose activations are quantized as they come."""
+    from onnxruntime import quantization
+
+    proto = onnx_io.read_whole(model)
+    branches = any(True for node in proto.graph.node for _ in onnx_io.subgraphs(node))
+    quantization.quantize_dynamic(
+        model,
+        target,
+        op_types_to_quantize=list(_WEIGHTED_OPS if recipe.weighted_only else _DEFAULT_OPS),
+        per_channel=recipe.granularity == "channel",
+        reduce_range=recipe.reduce_range,
+        weight_type=quantization.QuantType.QInt8,
+        use_external_data_format=onnx_io.is_large(model),
+        extra_options={"MatMulConstBOnly": True, "EnableSubgraph": branches},
+    )
