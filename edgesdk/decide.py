@@ -1,0 +1,339 @@
+"""Pick the winner for the budget, and say why each of the others lost. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from edgesdk.budget import Budget, Limit
+from edgesdk.measure.result import Measurement
+from edgesdk.plan.candidate import Candidate
+from edgesdk.quality import Quality, Verdict
+
+_SAME_SPEED = 0.03
+"""Speedups this close, with overlapping intervals, count as equal; quality then decides."""
+
+
+class Status(StrEnum):
+    """What became of a candidate."""
+
+    CHOSEN = "chosen"
+    PASSED = "passed"
+    """Met everything; another one was better."""
+    NOT_BETTER = "not_better"
+    """Not faster (or smaller, as the objective asks) than the float original with confidence."""
+    OVER_BUDGET = "over_budget"
+    UNDECIDED = "undecided"
+    """The samples are too few to tell whether it keeps the floors."""
+    FAILED = "failed"
+    """Below a quality floor."""
+    NOISY = "noisy"
+    """Its times could not be trusted."""
+    ERROR = "error"
+    """A step crashed, hung, ran out of memory or refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What was found out about one candidate; the baseline has one too.
+
+    Attributes:
+        name: as in tables; `original` for the baseline.
+        error: the step that failed and its reason, or None.
+        quality, measurement: None where the candidate did not get that far.
+    """
+
+    name: str
+    candidate: Candidate
+    error: str | None = None
+    quality: Quality | None = None
+    measurement: Measurement | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A candidate's status and the reason for it, in a sentence."""
+
+    name: str
+    status: Status
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Miss:
+    """A limit that a candidate missed.
+
+    Attributes:
+        candidate: the one that came closest to meeting this limit among those of good quality.
+        limit: the limit as the user wrote it.
+        value: what it reached, in the limit's unit.
+        factor: value / limit, above 1.
+    """
+
+    candidate: str
+    limit: str
+    value: float
+    factor: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """The winner and the reasons.
+
+    Attributes:
+        chosen: name of the winner; None when nothing meets the budget.
+        judged: one entry for each outcome, in the given order.
+        misses: when nothing was chosen, the nearest miss of each limit.
+        headline: the decision in a sentence.
+    """
+
+    chosen: str | None
+    judged: tuple[Judged, ...]
+    misses: tuple[Miss, ...] = ()
+    headline: str = ""
+
+
+def decide(
+    baseline: Outcome,
+    outcomes: Sequence[Outcome],
+    budget: Budget,
+    *,
+    accept_undecided: bool = False,
+) -> Decision:
+    """Pick the best candidate that keeps the floors, meets the limits and beats the baseline.
+
+    Among the rest the objective orders: latency by speedup, size by bytes, memory by peak, quality by
+    the smallest loss. Speeds that cannot be told apart count as equal, and the better quality wins.
+    The float original wins when nothing beats it with confidence. A candidate that is not better than
+    the original may still win when the original itself misses a limit.
+    """
+    baseline_over = _over(baseline, budget)
+    judged: dict[str, Judged] = {}
+    eligible: list[Outcome] = []
+    for outcome in outcomes:
+        against = _against(outcome, baseline, budget, accept_undecided, gate=not baseline_over)
+        if against:
+            judged[outcome.name] = against
+        else:
+            eligible.append(outcome)
+    winner = _best(eligible, budget)
+    if winner is None and not baseline_over and baseline.error is None:
+        winner = baseline
+    for outcome in (baseline, *outcomes):
+        if outcome.name not in judged:
+            judged[outcome.name] = _compared(outcome, winner, baseline, baseline_over, budget)
+    in_order = tuple(judged[outcome.name] for outcome in (baseline, *outcomes))
+    if winner is None:
+        misses = _nearest_misses([baseline, *outcomes], budget, accept_undecided)
+        return Decision(
+            chosen=None, judged=in_order, misses=misses, headline=_no_winner(misses, judged)
+        )
+    return Decision(
+        chosen=winner.name, judged=in_order, headline=_headline(winner, baseline, budget)
+    )
+
+
+def limit_value(limit: Limit, measurement: Measurement) -> float:
+    """The measured figure that a limit is about, in the limit's base unit."""
+    if limit.quantity == "size":
+        return float(measurement.artifact_bytes)
+    if limit.quantity == "memory":
+        return measurement.peak_mib * 1024 * 1024
+    return float(getattr(measurement.latency, f"{limit.statistic}_ms"))
+
+
+def quality_loss(outcome: Outcome) -> float:
+    """How much worse than the float original, for ordering: the worst metric, else 1 - worst cosine."""
+    quality = outcome.quality
+    if quality is None:
+        return 0.0
+    if quality.scores:
+        return max(score.loss for score in quality.scores)
+    return max((item.loss for item in quality.closeness), default=0.0)
+
+
+def _over(outcome: Outcome, budget: Budget) -> list[tuple[Limit, float]]:
+    """The limits that a measured outcome misses, with the values it reached."""
+    if outcome.measurement is None:
+        return []
+    values = [(limit, limit_value(limit, outcome.measurement)) for limit in budget.limits]
+    return [(limit, value) for limit, value in values if value > limit.maximum]
+
+
+def _against(
+    outcome: Outcome, baseline: Outcome, budget: Budget, accept_undecided: bool, *, gate: bool
+) -> Judged | None:
+    """Why an outcome cannot be chosen, or None when it can."""
+
+    def because(status: Status, reason: str) -> Judged:
+        return Judged(name=outcome.name, status=status, reason=reason)
+
+    if outcome.error:
+        return because(Status.ERROR, outcome.error)
+    if outcome.quality is None:
+        return because(Status.ERROR, "its quality was not checked")
+    if outcome.quality.verdict == Verdict.FAIL:
+        return because(Status.FAILED, outcome.quality.reason)
+    if outcome.quality.verdict == Verdict.UNDECIDED and not accept_undecided:
+        return because(Status.UNDECIDED, outcome.quality.reason)
+    if outcome.measurement is None:
+        return because(Status.ERROR, "it was not measured")
+    if not outcome.measurement.stable:
+        return because(Status.NOISY, "; ".join(outcome.measurement.warnings) or "unstable times")
+    over = _over(outcome, budget)
+    if over:
+        parts = (f"{limit.describe(value)}" for limit, value in over)
+        return because(Status.OVER_BUDGET, "; ".join(parts))
+    not_better = _not_better(outcome, baseline, budget) if gate else None
+    return because(Status.NOT_BETTER, not_better) if not_better else None
+
+
+def _not_better(outcome: Outcome, baseline: Outcome, budget: Budget) -> str | None:
+    """Why it does not beat the original at what the objective asks, or None when it does."""
+    new, old = outcome.measurement, baseline.measurement
+    if new is None or old is None:
+        return "there is no measurement to compare"
+    if budget.objective == "size":
+        if new.artifact_bytes < old.artifact_bytes:
+            return None
+        return f"not smaller than the float original ({new.artifact_bytes:,} bytes)"
+    if budget.objective == "memory":
+        if new.peak_mib < old.peak_mib:
+            return None
+        return f"peak memory {new.peak_mib:.0f} MiB is not below the float original's"
+    if new.speedup.low > 1.0:
+        return None
+    verb = "slower than" if new.speedup.high < 1.0 else "not faster with confidence than"
+    return f"{verb} the float original: {new.speedup} x"
+
+
+def _order(outcome: Outcome, budget: Budget) -> float:
+    """Smaller is better."""
+    measurement = outcome.measurement
+    if measurement is None:
+        return float("inf")
+    match budget.objective:
+        case "size":
+            return float(measurement.artifact_bytes)
+        case "memory":
+            return measurement.peak_mib
+        case "quality":
+            return quality_loss(outcome)
+        case _:
+            return -measurement.speedup.value
+
+
+def _best(eligible: Sequence[Outcome], budget: Budget) -> Outcome | None:
+    if not eligible:
+        return None
+    best = min(eligible, key=lambda outcome: _order(outcome, budget))
+    if budget.objective != "latency":
+        return best
+    equal = [outcome for outcome in eligible if _same_speed(outcome, best)]
+    return min(equal, key=lambda o: (round(quality_loss(o), 4), -_speed(o)))
+
+
+def _speed(outcome: Outcome) -> float:
+    return outcome.measurement.speedup.value if outcome.measurement else 0.0
+
+
+def _same_speed(outcome: Outcome, best: Outcome) -> bool:
+    if outcome.measurement is None or best.measurement is None:
+        return False
+    near = _speed(outcome) >= _speed(best) * (1.0 - _SAME_SPEED)
+    return near and outcome.measurement.speedup.high >= best.measurement.speedup.low
+
+
+def _compared(
+    outcome: Outcome,
+    winner: Outcome | None,
+    baseline: Outcome,
+    baseline_over: list[tuple[Limit, float]],
+    budget: Budget,
+) -> Judged:
+    """The status of an outcome that was not ruled out by itself."""
+    if winner is not None and outcome.name == winner.name:
+        reason = _headline(winner, baseline, budget)
+        return Judged(name=outcome.name, status=Status.CHOSEN, reason=reason)
+    if outcome.name == baseline.name:
+        if outcome.error:
+            return Judged(name=outcome.name, status=Status.ERROR, reason=outcome.error)
+        if baseline_over:
+            reason = "; ".join(limit.describe(value) for limit, value in baseline_over)
+            return Judged(name=outcome.name, status=Status.OVER_BUDGET, reason=reason)
+    reason = "met everything"
+    if winner is not None:
+        reason += f"; {winner.name} is {_advantage(winner, outcome, budget)}"
+    return Judged(name=outcome.name, status=Status.PASSED, reason=reason)
+
+
+def _advantage(winner: Outcome, other: Outcome, budget: Budget) -> str:
+    new, old = winner.measurement, other.measurement
+    if new is None or old is None:
+        return "better"
+    if budget.objective == "size":
+        return f"smaller ({new.artifact_bytes / 1e6:.1f} against {old.artifact_bytes / 1e6:.1f} MB)"
+    if budget.objective == "memory":
+        return f"smaller in memory ({new.peak_mib:.0f} against {old.peak_mib:.0f} MiB)"
+    if budget.objective == "quality":
+        return f"closer to the original (loss {quality_loss(winner):.4f})"
+    if _same_speed(other, winner):
+        return "as fast, and closer to the original"
+    return f"faster ({new.speedup.value:.2f} x against {old.speedup.value:.2f} x)"
+
+
+def _headline(winner: Outcome, baseline: Outcome, budget: Budget) -> str:
+    if winner.name == baseline.name:
+        return "nothing beats the float original with confidence; it ships as it is"
+    measurement, before = winner.measurement, baseline.measurement
+    if measurement is None or before is None:
+        return winner.name
+    speed = f"{measurement.speedup} x the speed of the float original"
+    size = f"{before.artifact_bytes / max(measurement.artifact_bytes, 1):.1f} x smaller"
+    if measurement.artifact_bytes >= before.artifact_bytes:
+        size = f"{measurement.artifact_bytes / max(before.artifact_bytes, 1):.2f} x its size"
+    return f"{speed}, {size}"
+
+
+def _nearest_misses(
+    outcomes: Sequence[Outcome], budget: Budget, accept_undecided: bool
+) -> tuple[Miss, ...]:
+    """For each limit that no good candidate meets together with the rest: who came closest."""
+    good = [
+        outcome
+        for outcome in outcomes
+        if outcome.measurement
+        and (outcome.quality is None or outcome.quality.verdict != Verdict.FAIL)
+        and (
+            accept_undecided
+            or outcome.quality is None
+            or outcome.quality.verdict != Verdict.UNDECIDED
+        )
+    ]
+    misses = []
+    for limit in budget.limits:
+        reached = [(limit_value(limit, o.measurement), o.name) for o in good if o.measurement]
+        over = [(value, name) for value, name in reached if value > limit.maximum]
+        if over:
+            value, name = min(over)
+            met_by_someone = len(over) < len(reached)
+            if not met_by_someone or len(budget.limits) > 1:
+                misses.append(
+                    Miss(
+                        candidate=name,
+                        limit=limit.describe(value),
+                        value=value,
+                        factor=value / limit.maximum,
+                    )
+                )
+    return tuple(misses)
+
+
+def _no_winner(misses: Sequence[Miss], judged: dict[str, Judged]) -> str:
+    if misses:
+        nearest = "; ".join(f"{miss.limit} (closest: {miss.candidate})" for miss in misses)
+        return f"no candidate meets the budget: {nearest}"
+    return "no candidate could be chosen: " + "; ".join(
+        f"{item.name}: {item.reason}" for item in judged.values()
+    )

@@ -1,0 +1,87 @@
+"""Candidates and plans: frozen values that every later stage takes and returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from edgesdk.recipe import Recipe
+
+ORIGINAL = "original"
+"""The name of the baseline in tables: the float model as the user gave it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What one component becomes: its recipe on its backend."""
+
+    recipe: Recipe
+    backend: str
+
+    @property
+    def name(self) -> str:
+        """`backend/recipe`."""
+        return f"{self.backend}/{self.recipe.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One choice for every component.
+
+    Attributes:
+        choices: component name and choice, in pipeline order.
+        why: why it is worth trying, in a sentence.
+    """
+
+    choices: tuple[tuple[str, Choice], ...]
+    why: str = ""
+
+    @property
+    def name(self) -> str:
+        """`backend/recipe`, with `component=` before each where there are several."""
+        if len(self.choices) == 1:
+            return self.choices[0][1].name
+        return "+".join(f"{component}={choice.name}" for component, choice in self.choices)
+
+    @property
+    def single(self) -> Choice:
+        """The choice of a pipeline of one."""
+        ((_, choice),) = self.choices
+        return choice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """A candidate that the plan ruled out before trying it, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Candidates worth trying, in order, and what was ruled out.
+
+    Attributes:
+        baseline: the float original on the first backend; everything is compared with it.
+        candidates: best guess first; the baseline is not among them.
+        rejected: each with its reason.
+        shapes: fixed input shapes that the deployed form takes, or None where they stay dynamic.
+        notes: what the user should know (no calibration data, a missing engine, …).
+    """
+
+    baseline: Candidate
+    candidates: tuple[Candidate, ...]
+    rejected: tuple[Rejected, ...] = ()
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] | None = None
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a JSON document."""
+        return {
+            "baseline": self.baseline.name,
+            "candidates": [{"name": item.name, "why": item.why} for item in self.candidates],
+            "rejected": [{"name": item.name, "reason": item.reason} for item in self.rejected],
+            "shapes": {name: list(shape) for name, shape in self.shapes} if self.shapes else None,
+            "notes": list(self.notes),
+        }
