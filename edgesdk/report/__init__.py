@@ -1,0 +1,1 @@
+"""From one document to what people read: terminal, one HTML file, Markdown."""

@@ -1,0 +1,207 @@
+"""What a deploy found out, as one JSON-able value that every kind of report is made from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from edgesdk.backend import NodeTime
+from edgesdk.evidence import Evidence
+from edgesdk.measure.result import Interval, Latency
+
+FORMAT = 1
+"""Raised when `report.json` changes so that an old reader would misread it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricChange:
+    """A task metric of a candidate beside the float original's, on the same evaluation rows.
+
+    Attributes:
+        value, baseline: the metric of the candidate and of the original.
+        change: value - baseline, with its paired 95 % interval.
+    """
+
+    name: str
+    value: float
+    baseline: float
+    change: Interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One candidate, or the float original.
+
+    A figure is None where the candidate did not get that far.
+
+    Attributes:
+        name: as in the plan.
+        status: value of `edgesdk.decide.Status`.
+        reason: why it was chosen or lost, in a sentence.
+        verdict: of the check: `pass`, `fail`, `undecided`, `unknown`; empty when not checked.
+        speedup: baseline time / this time.
+        latency: percentiles, and the run times for the distribution.
+        load_ms, first_run_ms: from artifact to ready session, and the first run after it.
+        peak_mib: peak resident memory of the whole process.
+        size_bytes: all files of the artifact.
+        cosine: the worst over outputs and samples, against the float original.
+        loss: how much worse than the original, for plots: of the worst metric, else 1 - cosine.
+        placement: number of executed nodes by unit or provider; empty when the engine cannot tell.
+        node_times: of the chosen and of the baseline, where the engine gives them.
+        evidence: how the times were obtained.
+        warnings: what a reader should know about the figures.
+    """
+
+    name: str
+    status: str
+    reason: str = ""
+    verdict: str = ""
+    speedup: Interval | None = None
+    latency: Latency | None = None
+    load_ms: float | None = None
+    first_run_ms: float | None = None
+    peak_mib: float | None = None
+    size_bytes: int | None = None
+    cosine: float | None = None
+    loss: float | None = None
+    metrics: tuple[MetricChange, ...] = ()
+    placement: Mapping[str, int] = field(default_factory=dict)
+    node_times: tuple[NodeTime, ...] = ()
+    evidence: Evidence = Evidence.UNKNOWN
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def p50_ms(self) -> float | None:
+        """Median time of a warm run."""
+        return self.latency.p50_ms if self.latency else None
+
+    @property
+    def p95_ms(self) -> float | None:
+        """The time that 95 % of warm runs keep."""
+        return self.latency.p95_ms if self.latency else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuledOut:
+    """A candidate that the plan left out, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeployReport:
+    """The whole of it.
+
+    Attributes:
+        title: model and device: `MiniLM for x86`.
+        headline: the decision in a sentence.
+        created: UTC, `2026-11-21T22:00:00Z`.
+        model: facts of the model, label and value.
+        profile: name of the device profile, and what it calls itself.
+        environment: facts about the machine and the run.
+        budget: limits and floors as the user wrote them; `objective` orders those that meet them.
+        baseline: name of the row that everything is compared with.
+        chosen: name of the winning row, or None.
+        rows: the baseline first, then every candidate that was tried.
+        rejected: candidates that were ruled out before trying.
+        notes: what the user should know.
+        bundle: path of the bundle, or None.
+    """
+
+    title: str
+    headline: str
+    created: str
+    edgesdk: str
+    model: Mapping[str, str]
+    profile: str
+    profile_title: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    budget: tuple[str, ...] = ()
+    floors: tuple[str, ...] = ()
+    objective: str = ""
+    baseline: str
+    chosen: str | None
+    rows: tuple[Row, ...]
+    rejected: tuple[RuledOut, ...] = ()
+    notes: tuple[str, ...] = ()
+    bundle: str | None = None
+
+    def row(self, name: str | None) -> Row | None:
+        """The row of that name."""
+        return next((row for row in self.rows if row.name == name), None)
+
+    @property
+    def baseline_row(self) -> Row | None:
+        """The float original."""
+        return self.row(self.baseline)
+
+    @property
+    def chosen_row(self) -> Row | None:
+        """The winner, or None when nothing met the budget."""
+        return self.row(self.chosen)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The notes, and what was remarked about the figures of the two rows that matter."""
+        found = list(self.notes)
+        for row in (self.baseline_row, self.chosen_row):
+            if row is not None:
+                found += [f"{row.name}: {warning}" for warning in row.warnings]
+        return tuple(dict.fromkeys(found))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; an unbounded side of an interval is null, since JSON has no infinity."""
+        document: dict[str, Any] = _finite({"format": FORMAT, **asdict(self)})
+        return document
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        plain = {key: value for key, value in data.items() if key != "format"}
+        for key in ("budget", "floors", "notes"):
+            plain[key] = tuple(plain[key])
+        plain["rows"] = tuple(_row(row) for row in plain["rows"])
+        plain["rejected"] = tuple(RuledOut(**item) for item in plain["rejected"])
+        return cls(**plain)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Evidence) else value
+
+
+def _row(data: Mapping[str, Any]) -> Row:
+    latency, speedup = data["latency"], data["speedup"]
+    return Row(
+        **{
+            **data,
+            "speedup": _interval(speedup) if speedup else None,
+            "latency": Latency(**{**latency, "runs_ms": tuple(latency["runs_ms"])})
+            if latency
+            else None,
+            "metrics": tuple(
+                MetricChange(**{**item, "change": _interval(item["change"])})
+                for item in data["metrics"]
+            ),
+            "node_times": tuple(NodeTime(**item) for item in data["node_times"]),
+            "evidence": Evidence(data["evidence"]),
+            "warnings": tuple(data["warnings"]),
+        }
+    )
+
+
+def _interval(data: Mapping[str, Any]) -> Interval:
+    low, high = data["low"], data["high"]
+    return Interval(
+        value=data["value"],
+        low=-math.inf if low is None else low,
+        high=math.inf if high is None else high,
+    )

@@ -1,0 +1,58 @@
+"""A deploy as Markdown: for a pull request, a wiki, a log."""
+
+from __future__ import annotations
+
+from edgesdk.report import words
+from edgesdk.report.document import DeployReport, Row
+
+
+def render_markdown(report: DeployReport) -> str:
+    """Headline, one table, reasons and notes; what users named is escaped."""
+    lines = [f"## {_text(report.title)}", ""]
+    head = f"**{_text(report.chosen)}**: " if report.chosen else "**Nothing chosen**: "
+    lines += [head + _text(report.headline), "", *_table(report), ""]
+    rejected = [f"- {_text(item.name)}: {_text(item.reason)}" for item in report.rejected]
+    if rejected:
+        lines += ["### Not tried", "", *rejected, ""]
+    if report.warnings:
+        lines += ["### To know", "", *(f"- {_text(note)}" for note in report.warnings), ""]
+    return "\n".join(lines)
+
+
+def _table(report: DeployReport) -> list[str]:
+    metrics = words.metric_names(report.rows)
+    titles = ["candidate", "result", "speed", "p50 ms", "p95 ms", "size", "peak", "cosine"]
+    titles += [*metrics, "evidence", "why"]
+    aligned = ["---", "---", *["---:"] * (6 + len(metrics)), "---", "---"]
+    rows = [_cells(row, metrics, report) for row in words.in_order(report.rows)]
+    return [_line([_text(title) for title in titles]), _line(aligned), *map(_line, rows)]
+
+
+def _cells(row: Row, metrics: tuple[str, ...], report: DeployReport) -> list[str]:
+    found = [words.metric_of(row, name) for name in metrics]
+    name = _text(row.name)
+    return [
+        f"**{name}**" if row.name == report.chosen else name,
+        words.STATUS_WORDS.get(row.status, _text(row.status)),
+        words.times(row.speedup),
+        words.milliseconds(row.p50_ms),
+        words.milliseconds(row.p95_ms),
+        words.megabytes(row.size_bytes),
+        words.mebibytes(row.peak_mib),
+        words.cosine(row.cosine),
+        *(words.metric(item) if item else words.ABSENT for item in found),
+        str(row.evidence) if row.latency else words.ABSENT,
+        _text(row.reason),
+    ]
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _text(text: str) -> str:
+    """Text that neither ends a table cell nor starts markup."""
+    flat = " ".join(words.plain(text).split())
+    for char in "\\`*_[]<>|#":
+        flat = flat.replace(char, "\\" + char) if char not in "<>" else flat
+    return flat.replace("<", "&lt;").replace(">", "&gt;")

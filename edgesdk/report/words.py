@@ -1,0 +1,123 @@
+"""Figures and states as people read them: the same words in every report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from edgesdk.backend import NodeTime
+from edgesdk.evidence import Evidence
+from edgesdk.measure.result import Interval
+from edgesdk.report.document import MetricChange, Row
+
+ABSENT = "-"
+
+STATUS_WORDS = {
+    "chosen": "chosen",
+    "passed": "good",
+    "not_better": "not better",
+    "over_budget": "over budget",
+    "undecided": "undecided",
+    "failed": "failed",
+    "noisy": "too noisy",
+    "error": "error",
+}
+"""`edgesdk.decide.Status` in two words at most, best first."""
+
+EVIDENCE_WORDS = {
+    Evidence.MEASURED: "measured on that hardware",
+    Evidence.EMULATED: "the right instructions on the wrong clock",
+    Evidence.SIMULATED: "by the vendor's simulator",
+    Evidence.ESTIMATED: "by a cost model, or measured on hardware that only resembles the target",
+    Evidence.UNKNOWN: "nobody looked, or the input was not real",
+}
+
+
+def plain(text: str) -> str:
+    """Text without characters that steer a terminal or turn a line around; line feeds stay."""
+    return "".join(char if char == "\n" or char.isprintable() else " " for char in text)
+
+
+def milliseconds(value: float | None) -> str:
+    """Three digits that matter: `0.0431`, `1.44`, `214`."""
+    return ABSENT if value is None else _digits(value)
+
+
+def _digits(value: float) -> str:
+    if not math.isfinite(value):
+        return "∞" if value > 0 else ABSENT
+    if value == 0:
+        return "0"
+    places = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{min(places, 6)}f}"
+
+
+def megabytes(value: float | None) -> str:
+    """Bytes as decimal megabytes, like file managers and stores count."""
+    return ABSENT if value is None else f"{_digits(value / 1e6)} MB"
+
+
+def mebibytes(value: float | None) -> str:
+    """Memory, as operating systems count."""
+    return ABSENT if value is None else f"{value:,.0f} MiB"
+
+
+def times(value: Interval | None, *, bounds: bool = True) -> str:
+    """A ratio: `2.39x [2.31, 2.46]`."""
+    if value is None:
+        return ABSENT
+    head = f"{value.value:.2f}x"
+    if not bounds or value.low == value.high:
+        return head
+    low = f"{value.low:.2f}" if math.isfinite(value.low) else "?"
+    high = f"{value.high:.2f}" if math.isfinite(value.high) else "?"
+    return f"{head} [{low}, {high}]"
+
+
+def cosine(value: float | None) -> str:
+    """Nines are what matters: `0.99913`, and 1 only where it is 1."""
+    if value is None:
+        return ABSENT
+    return f"{value:.5f}" if value < 0.999995 or value >= 1.0 else "0.99999+"
+
+
+def metric(item: MetricChange) -> str:
+    """`0.892 (-0.003 [-0.008, +0.001])`."""
+    change = item.change
+    bounds = (
+        f" [{change.low:+.4f}, {change.high:+.4f}]"
+        if math.isfinite(change.low) and math.isfinite(change.high) and change.low != change.high
+        else ""
+    )
+    return f"{item.value:.4f} ({change.value:+.4f}{bounds})"
+
+
+def metric_names(rows: Iterable[Row]) -> tuple[str, ...]:
+    """All task metrics that any row has, in order of appearance."""
+    return tuple(dict.fromkeys(item.name for row in rows for item in row.metrics))
+
+
+def metric_of(row: Row, name: str) -> MetricChange | None:
+    """A row's metric of that name."""
+    return next((item for item in row.metrics if item.name == name), None)
+
+
+def op_totals(nodes: Iterable[NodeTime]) -> dict[str, float]:
+    """Milliseconds a run by operation, the largest first."""
+    totals: dict[str, float] = {}
+    for node in nodes:
+        totals[node.op] = totals.get(node.op, 0.0) + node.ms
+    return dict(sorted(totals.items(), key=lambda item: (-item[1], item[0])))
+
+
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    """The winner first, then by status from best to worst, the fastest first within each."""
+    ranks = {status: rank for rank, status in enumerate(STATUS_WORDS)}
+    return sorted(
+        rows,
+        key=lambda row: (
+            ranks.get(row.status, len(ranks)),
+            -(row.speedup.value if row.speedup else 0.0),
+            row.name,
+        ),
+    )
