@@ -1,0 +1,172 @@
+"""What goes into a bundle, from what a deploy found out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from edgesdk.arrays import load_arrays
+from edgesdk.backend import OpenOptions, require_backend
+from edgesdk.bundle.golden import GoldenSample
+from edgesdk.bundle.manifest import Engine, Figure, Identity, TensorSource
+from edgesdk.bundle.manifest import Quality as QualityEntry
+from edgesdk.bundle.write import BundleContents, BundledComponent, single_model
+from edgesdk.decide import Outcome
+from edgesdk.evidence import Evidence
+from edgesdk.files import sha256_json
+from edgesdk.measure.result import Measurement
+from edgesdk.model import Model
+from edgesdk.pipeline import SINGLE
+from edgesdk.profile_values import Profile
+from edgesdk.quality import Quality
+from edgesdk.samples import Samples
+from edgesdk.signature import Dim, TensorInfo
+from edgesdk.trial import GOLDEN_ROWS, Built
+
+
+def bundle_contents(
+    *,
+    model: Model,
+    profile: Profile,
+    samples: Samples,
+    outcome: Outcome,
+    built: Built,
+    reference: Path,
+    threads: int,
+    environment: Mapping[str, str],
+) -> BundleContents:
+    """Everything that ships, for the chosen outcome of a single model.
+
+    Args:
+        outcome: the chosen one.
+        built: its artifact, and its outputs on the first evaluation rows.
+        reference: folder of the original's outputs on the evaluation rows.
+        threads: as measured.
+        environment: facts of the machine that measured.
+    """
+    artifact = built.converted.path
+    backend = require_backend(built.choice.backend)
+    options = OpenOptions(threads=threads, execution=built.choice.recipe.execution)
+    with backend.open(artifact, options) as session:
+        inputs, outputs = session.inputs, session.outputs
+    version = backend.version()
+    component = BundledComponent(
+        name=SINGLE,
+        original_sha256=model.sha256,
+        recipe=built.choice.recipe,
+        engine=Engine(name=built.choice.backend, tested=version, minimum=_series(version)),
+        artifact=artifact,
+        folder=artifact.parent,
+        threads=threads,
+        inputs=tuple((info, TensorSource(component=None, tensor=info.name)) for info in inputs),
+        outputs=outputs,
+    )
+    ports_in, ports_out = single_model(
+        component,
+        original_inputs=_shapes_in_order(model.inputs, inputs),
+        original_outputs=_shapes_in_order(model.outputs, outputs),
+    )
+    return BundleContents(
+        model=Identity(name=model.path.name, sha256=model.sha256),
+        profile=Identity(name=profile.name, sha256=sha256_json(profile.to_json())),
+        inputs=ports_in,
+        outputs=ports_out,
+        components=(component,),
+        quality=_quality(outcome.quality, samples),
+        golden=_golden(samples, reference, built.outputs or reference),
+        measured=_figures(outcome.measurement),
+        environment=environment,
+        samples_fingerprint=samples.fingerprint,
+    )
+
+
+def _series(version: str) -> str:
+    """The oldest version that will do: the first release of the series that was tested."""
+    return ".".join(version.split("-")[0].split(".")[:2])
+
+
+def _shapes_in_order(
+    original: tuple[TensorInfo, ...], deployed: tuple[TensorInfo, ...]
+) -> tuple[tuple[Dim, ...], ...]:
+    """The original's shapes in the order of the deployed form, which may list tensors otherwise."""
+    shapes = {info.name: info.shape for info in original}
+    return tuple(shapes.get(info.name, info.shape) for info in deployed)
+
+
+def _golden(samples: Samples, reference: Path, outputs: Path) -> tuple[GoldenSample, ...]:
+    rows = min(GOLDEN_ROWS, len(samples.evaluation))
+    return tuple(
+        GoldenSample(
+            inputs=samples.evaluation[row].inputs,
+            reference=load_arrays(reference / f"{row:06d}.npz"),
+            expected=load_arrays(outputs / f"{row:06d}.npz"),
+        )
+        for row in range(rows)
+    )
+
+
+def _figures(measurement: Measurement | None) -> tuple[Figure, ...]:
+    if measurement is None:
+        return ()
+    latency, speedup = measurement.latency, measurement.speedup
+
+    def figure(name: str, value: float, unit: str) -> Figure:
+        return Figure(name=name, value=value, unit=unit, evidence=measurement.evidence)
+
+    return (
+        figure("latency_p50", latency.p50_ms, "ms"),
+        figure("latency_p90", latency.p90_ms, "ms"),
+        figure("latency_p95", latency.p95_ms, "ms"),
+        figure("latency_p99", latency.p99_ms, "ms"),
+        Figure(
+            name="speedup",
+            value=speedup.value,
+            low=speedup.low,
+            high=speedup.high,
+            unit="x",
+            evidence=measurement.evidence,
+        ),
+        figure("load", measurement.load_ms, "ms"),
+        figure("first_run", measurement.first_run_ms, "ms"),
+        figure("peak_memory", measurement.peak_mib, "MiB"),
+        Figure(
+            name="artifact_size",
+            value=float(measurement.artifact_bytes),
+            unit="bytes",
+            evidence=Evidence.MEASURED,
+        ),
+    )
+
+
+def _quality(quality: Quality | None, samples: Samples) -> QualityEntry:
+    """The verdict and the figures it rests on; the original is its own reference."""
+    if samples.synthetic:
+        return QualityEntry(verdict="unknown", reason="no real samples were given")
+    if quality is None:
+        return QualityEntry(verdict="pass", reason="this is the float original itself")
+    figures = [
+        Figure(
+            name="cosine",
+            of=item.output,
+            value=item.cosine,
+            low=item.cosine_low,
+            high=item.cosine_high,
+            unit="ratio",
+            evidence=Evidence.MEASURED,
+        )
+        for item in quality.closeness
+        if item.cosine is not None
+    ]
+    figures += [
+        Figure(
+            name=score.metric,
+            value=score.candidate,
+            unit="ratio",
+            evidence=Evidence.MEASURED,
+        )
+        for score in quality.scores
+        if score.candidate is not None
+    ]
+    return QualityEntry(
+        verdict=quality.verdict.value, reason=quality.reason, figures=tuple(figures)
+    )

@@ -1,0 +1,161 @@
+"""Where the time goes: one artifact on this machine, cold and warm, per operation and unit."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgesdk.backend import NodePlacement, NodeTime, require_backend
+from edgesdk.bundle.paths import MANIFEST
+from edgesdk.bundle.read import read_manifest
+from edgesdk.bundle.verify import unpack, verify
+from edgesdk.cache import Cache
+from edgesdk.device.local import LocalDevice
+from edgesdk.errors import BackendUnavailable, InputError
+from edgesdk.isolate import run_isolated
+from edgesdk.machine import detect
+from edgesdk.measure.alone import Alone, measure_alone
+from edgesdk.measure.settings import Inputs, Settings, Target
+from edgesdk.model import read_model
+from edgesdk.recipe import Recipe
+from edgesdk.samples import INPUT_PREFIX, Samples, assumed_lengths, read_samples, synthesise
+from edgesdk.signature import TensorInfo
+
+_RUNS = 30
+_STEP_TIMEOUT_S = 900.0
+SYNTHETIC_ROWS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profiling:
+    """What was found out about one artifact.
+
+    Attributes:
+        target: what was profiled, as the user named it.
+        synthetic: the inputs were made up, because no samples were given and the bundle had none.
+        alone: cold and warm figures.
+        node_times: mean time per executed node, slowest first; empty where the engine cannot tell.
+        placement: where each executed node ran.
+    """
+
+    target: str
+    backend: str
+    execution: str
+    synthetic: bool
+    alone: Alone
+    node_times: tuple[NodeTime, ...]
+    placement: tuple[NodePlacement, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a JSON document."""
+        return asdict(self)
+
+
+def profile_target(
+    target: Path,
+    *,
+    samples: str | None,
+    backend: str,
+    execution: str,
+    threads: int | None,
+) -> Profiling:
+    """Profile a bundle or an ONNX file on this machine.
+
+    Args:
+        target: a bundle (folder or zip) or an ONNX file.
+        samples: real inputs; else a bundle's golden ones, else made-up ones.
+        backend, execution: for an ONNX file; a bundle says its own.
+        threads: None for what the bundle says, or all usable cores.
+
+    Raises:
+        InputError: neither a bundle nor an ONNX file, or samples that do not fit.
+        BackendUnavailable: the engine is not usable here.
+        StepFailed: the engine crashed, hung or refused.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgesdk-profile-") as name:
+        scratch = Path(name)
+        opened, signature = _opened(target, backend, execution, threads, scratch)
+        rows = _rows(target, samples, signature)
+        inputs = Inputs(
+            names=tuple(info.name for info in signature),
+            rows=rows.evaluation.subset(8).paths(),
+            prefix=INPUT_PREFIX,
+        )
+        alone = measure_alone(opened, inputs, Settings(), LocalDevice(), scratch / "measure")
+        response = run_isolated(
+            "edgesdk.steps:look_inside",
+            {
+                "backend": opened.backend,
+                "artifact": str(opened.artifact),
+                "execution": opened.execution,
+                "threads": opened.threads,
+                "rows": rows.evaluation.subset(8).to_json(),
+                "runs": _RUNS,
+            },
+            folder=scratch / "inside",
+            timeout_s=_STEP_TIMEOUT_S,
+        ).response
+    times = sorted((NodeTime(**item) for item in response["node_times"]), key=lambda t: -t.ms)
+    return Profiling(
+        target=str(target),
+        backend=opened.backend,
+        execution=opened.execution,
+        synthetic=rows.synthetic,
+        alone=alone,
+        node_times=tuple(times),
+        placement=tuple(
+            NodePlacement(**{**item, "origin": tuple(item["origin"])})
+            for item in response["placement"]
+        ),
+    )
+
+
+def _opened(
+    target: Path, backend: str, execution: str, threads: int | None, scratch: Path
+) -> tuple[Target, tuple[TensorInfo, ...]]:
+    """The artifact to measure and the inputs it takes."""
+    cores = threads or detect().logical_cores
+    if target.is_dir() or target.suffix == ".zip":
+        folder = target.resolve()
+        if target.is_file():
+            folder = scratch / "bundle"
+            folder.mkdir()
+            unpack(target, folder)
+        elif not (target / MANIFEST).is_file():
+            raise InputError(
+                f"{target} is no bundle: it has no {MANIFEST}; name a bundle or an ONNX file"
+            )
+        else:
+            verify(target)
+        manifest = read_manifest(folder)
+        component = manifest.components[0]
+        opened = Target(
+            backend=component.engine.name,
+            artifact=folder / component.main,
+            execution=component.execution,
+            threads=threads or component.threads,
+        )
+        return opened, tuple(info for info, _ in component.inputs)
+    model = read_model(target)
+    engine = require_backend(backend)
+    if execution not in engine.executions:
+        legal = ", ".join(sorted(engine.executions))
+        raise BackendUnavailable(
+            f"{backend} does not execute in {execution!r}; it does in: {legal}"
+        )
+    out = scratch / "artifact"
+    out.mkdir()
+    artifact = engine.convert(target.resolve(), Recipe(), out)
+    opened = Target(backend=backend, artifact=artifact, execution=execution, threads=cores)
+    return opened, model.inputs
+
+
+def _rows(target: Path, samples: str | None, inputs: tuple[TensorInfo, ...]) -> Samples:
+    store = Cache().root / "samples"
+    if samples is not None:
+        return read_samples(samples, inputs, store=store)
+    return synthesise(
+        inputs, count=SYNTHETIC_ROWS, seed=0, store=store, dims=assumed_lengths(inputs)
+    )

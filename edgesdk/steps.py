@@ -1,0 +1,149 @@
+"""The steps of a deploy that run native code, each called in a child process of its own.
+
+Every function takes a JSON request and returns a JSON response. What it reads is named by absolute
+paths; what it writes goes below its working directory, the step's own folder, and its response names
+that relative to it, so that a finished step can be moved.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgesdk.arrays import load_arrays, save_arrays
+from edgesdk.backend import OpenOptions, Session, require_backend
+from edgesdk.errors import RecipeError, StepFailed
+from edgesdk.recipe import Recipe
+from edgesdk.samples import SampleSet
+
+Request = dict[str, Any]
+Response = dict[str, Any]
+
+
+def prepare(request: Request) -> Response:
+    """`model`, `shapes`, `rows`, `only_shapes` -> `path`, `notes`: the graph recipes start from."""
+    from edgesdk.compress.prepare import prepare as prepare_model
+
+    shapes = request["shapes"]
+    rows = SampleSet.from_json(request["rows"])
+    prepared = prepare_model(
+        Path(request["model"]),
+        _made("files"),
+        shapes=None if shapes is None else {name: tuple(dims) for name, dims in shapes},
+        example=rows[0].inputs,
+        only_shapes=request["only_shapes"],
+    )
+    return {"path": _relative(prepared.path), "notes": list(prepared.notes)}
+
+
+def compress(request: Request) -> Response:
+    """`model`, `recipe`, `calibration`, `memory_bytes` -> `path`, `notes`, quantized nodes."""
+    from edgesdk.compress.apply import compress as apply_recipe
+
+    rows = request["calibration"]
+    try:
+        done = apply_recipe(
+            Path(request["model"]),
+            Recipe.parse(request["recipe"]),
+            _made("files"),
+            calibration=SampleSet.from_json(rows) if rows else None,
+            memory_bytes=request["memory_bytes"],
+        )
+    except RecipeError as exc:
+        # It fits this model no better next time: a failed step is remembered, wrong usage is not.
+        raise StepFailed(str(exc)) from exc
+    return {
+        "path": _relative(done.path),
+        "notes": list(done.notes),
+        "quantized_nodes": done.quantized_nodes,
+        "quantizable_nodes": done.quantizable_nodes,
+    }
+
+
+def convert(request: Request) -> Response:
+    """`model`, `recipe`, `backend` -> `path` of the engine's artifact, opened once to prove it loads."""
+    backend = require_backend(request["backend"])
+    artifact = backend.convert(
+        Path(request["model"]), Recipe.parse(request["recipe"]), _made("files")
+    )
+    return {"path": _relative(artifact)}
+
+
+def reference(request: Request) -> Response:
+    """`backend`, `artifact`, `rows` -> the original's outputs, one .npz a row, in `outputs/`."""
+    rows = SampleSet.from_json(request["rows"])
+    out = _made("outputs")
+    with _open(request) as session:
+        for number, sample in enumerate(rows):
+            outputs = session.run(sample.inputs)
+            save_arrays(out / f"{number:06d}.npz", outputs)
+        names = [info.name for info in session.outputs]
+    return {"outputs": names, "rows": len(rows)}
+
+
+def check(request: Request) -> Response:
+    """`backend`, `artifact`, `rows`, `reference`, `metrics`, `golden` -> the record of the comparison.
+
+    Runs every row, compares it with the reference outputs of that row and scores both; writes the
+    candidate's outputs of the first `golden` rows to `golden/`.
+    """
+    from edgesdk.comparison import Comparison
+    from edgesdk.metrics import load_metric
+
+    rows = SampleSet.from_json(request["rows"])
+    expected = Path(request["reference"])
+    comparison = Comparison(metrics=[load_metric(name) for name in request["metrics"]])
+    golden = _made("golden")
+    with _open(request) as session:
+        for number, sample in enumerate(rows):
+            outputs = session.run(sample.inputs)
+            wanted = load_arrays(expected / f"{number:06d}.npz")
+            comparison.add(wanted, outputs, sample.labels)
+            if number < request["golden"]:
+                save_arrays(golden / f"{number:06d}.npz", outputs)
+    return {"record": comparison.to_json()}
+
+
+def look_inside(request: Request) -> Response:
+    """`backend`, `artifact`, `rows`, `runs` -> placement and mean time of every executed node."""
+    rows = SampleSet.from_json(request["rows"])
+    with _open(request, profiling=True) as session:
+        feeds = [rows[number % len(rows)].inputs for number in range(request["runs"])]
+        for feed in feeds:
+            session.run(feed)
+        times = session.node_times()
+        placement = session.placement()
+    return {
+        "placement": [_fields(item) for item in placement],
+        "node_times": [_fields(item) for item in times],
+    }
+
+
+def self_test(request: Request) -> Response:
+    """`bundle`, `threads` -> whether its golden samples still come out as recorded."""
+    from edgesdk.runtime import load
+
+    with load(request["bundle"], threads=request["threads"]) as session:
+        found = session.self_test()
+    return {"ok": found.ok, "detail": str(found)}
+
+
+def _open(request: Request, *, profiling: bool = False) -> Session:
+    options = OpenOptions(
+        threads=request["threads"], execution=request["execution"], profiling=profiling
+    )
+    return require_backend(request["backend"]).open(Path(request["artifact"]), options)
+
+
+def _made(name: str) -> Path:
+    folder = Path(name)
+    folder.mkdir()
+    return folder
+
+
+def _relative(path: Path) -> str:
+    return str(path.resolve().relative_to(Path.cwd().resolve()))
+
+
+def _fields(item: Any) -> dict[str, Any]:
+    return {name: getattr(item, name) for name in item.__dataclass_fields__}

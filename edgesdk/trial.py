@@ -1,0 +1,365 @@
+"""Trying one candidate: compress, convert, check, measure. What fails becomes its reason."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgesdk.backend import require_backend
+from edgesdk.budget import Budget
+from edgesdk.comparison import Record
+from edgesdk.decide import Outcome
+from edgesdk.device.base import Device
+from edgesdk.errors import EdgeSdkError, ModelError, StepFailed
+from edgesdk.events import Event, Listener
+from edgesdk.evidence import Evidence
+from edgesdk.files import read_json, write_json
+from edgesdk.measure.pair import measure_candidate
+from edgesdk.measure.result import Measurement
+from edgesdk.measure.settings import Inputs, Settings, Target
+from edgesdk.metrics import load_metric
+from edgesdk.model import Model
+from edgesdk.plan.candidate import ORIGINAL, Candidate, Choice, Plan
+from edgesdk.quality import Verdict, judge
+from edgesdk.recipe import Recipe
+from edgesdk.samples import INPUT_PREFIX, Samples
+from edgesdk.workshop import Finished, Workshop
+
+GOLDEN_ROWS = 3
+"""Evaluation rows whose outputs are kept for the bundle."""
+TIMED_ROWS = 8
+"""Evaluation rows that latency is measured over, cycled."""
+
+MEASURED = "measurement.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What all trials of one deploy share.
+
+    Attributes:
+        evidence: what a measurement on this device proves about the profile's device.
+        machine_key: identity of the device for the cache of measurements.
+    """
+
+    workshop: Workshop
+    model: Model
+    samples: Samples
+    budget: Budget
+    metrics: tuple[str, ...]
+    threads: int
+    settings: Settings
+    device: Device
+    machine_key: str
+    evidence: Evidence
+    listen: Listener
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """An artifact that opens, with the outputs of its first evaluation rows.
+
+    Attributes:
+        converted: the step that made the artifact; its `files` folder holds nothing else.
+        outputs: folder of .npz files: the reference outputs for the original, else golden outputs.
+        notes: what the steps remarked.
+    """
+
+    choice: Choice
+    converted: Finished
+    outputs: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    def target(self, threads: int) -> Target:
+        """What the measurement opens."""
+        return Target(
+            backend=self.choice.backend,
+            artifact=self.converted.path,
+            execution=self.choice.recipe.execution,
+            threads=threads,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One candidate's outcome and what was built on the way, as far as it got."""
+
+    outcome: Outcome
+    built: Built | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Original:
+    """The float model as given, on the baseline's backend, and its outputs on the evaluation rows."""
+
+    built: Built
+    reference: Finished
+
+
+def open_original(bench: Bench, plan: Plan) -> Original:
+    """Convert and run the original: everything is compared with it.
+
+    Raises:
+        ModelError: the baseline's engine cannot convert or run it on the samples.
+    """
+    choice = plan.baseline.single
+    bench.listen(Event(stage="check", subject=ORIGINAL, state="begin"))
+    try:
+        converted = _convert(bench, choice, bench.model.path, bench.model.sha256)
+        rows = bench.samples.evaluation
+        reference = bench.workshop.step(
+            "reference",
+            {**_opening(bench, choice, converted), "rows": rows.to_json()},
+            {**_identity(bench, choice, converted), "rows": bench.samples.fingerprint},
+        )
+    except StepFailed as exc:
+        if exc.kind in ("timeout", "killed", "memory"):
+            raise
+        raise ModelError(f"{choice.backend} cannot run the original model: {exc}") from exc
+    bench.listen(
+        Event(
+            stage="check",
+            subject=ORIGINAL,
+            state="done",
+            message=f"reference outputs of {len(rows)} rows on {choice.backend}",
+            cached=reference.cached,
+        )
+    )
+    built = Built(choice=choice, converted=converted, outputs=reference.folder / "outputs")
+    return Original(built=built, reference=reference)
+
+
+def prepare_model(bench: Bench, plan: Plan) -> tuple[Path, str, tuple[str, ...]]:
+    """The graph that recipes start from, its identity, and notes; the original where that fails."""
+    shapes = None if plan.shapes is None else [[n, list(dims)] for n, dims in plan.shapes]
+    bench.listen(Event(stage="prepare", state="begin"))
+    rows = bench.samples.evaluation.subset(1)
+    request = {"model": str(bench.model.path), "shapes": shapes, "rows": rows.to_json()}
+    identity = {"model": bench.model.sha256, "shapes": shapes, "tools": tool_versions()}
+    notes: tuple[str, ...] = ()
+    for only_shapes in (False, True):
+        more = {"only_shapes": only_shapes}
+        try:
+            done = bench.workshop.step("prepare", {**request, **more}, {**identity, **more})
+            break
+        except StepFailed as exc:
+            what = "its shapes could not be fixed" if only_shapes else "it could not be cleaned"
+            notes += (f"the graph is used as it is, {what}: {exc}",)
+            bench.listen(Event(stage="prepare", state="failed", message=notes[-1]))
+    else:
+        return bench.model.path, bench.model.sha256, notes
+    notes += tuple(done.response["notes"])
+    message = f"{len(notes)} remarks" if notes else "clean"
+    bench.listen(Event(stage="prepare", state="done", message=message, cached=done.cached))
+    return done.path, done.key, notes
+
+
+def try_candidate(
+    bench: Bench, candidate: Candidate, original: Original, prepared: tuple[Path, str]
+) -> tuple[Trial, Measurement | None]:
+    """Take one candidate as far as it gets; with it the original's measurement of the same minutes."""
+    name, choice = candidate.name, candidate.single
+    built: Built | None = None
+    outcome = Outcome(name=name, candidate=candidate)
+    stage = "compress"
+    try:
+        bench.listen(Event(stage=stage, subject=name, state="begin"))
+        compressed = _compress(bench, choice.recipe, prepared)
+        stage = "convert"
+        bench.listen(Event(stage=stage, subject=name, state="begin"))
+        converted = _convert(bench, choice, compressed.path, compressed.key)
+        stage = "check"
+        bench.listen(Event(stage=stage, subject=name, state="begin"))
+        checked = _check(bench, choice, converted, original)
+        record = Record.from_json(checked.response["record"])
+        metrics = [load_metric(metric) for metric in bench.metrics]
+        quality = judge(record, bench.budget.floors, metrics, synthetic=bench.samples.synthetic)
+        outcome = replace(outcome, quality=quality)
+        built = Built(
+            choice=choice,
+            converted=converted,
+            outputs=checked.folder / "golden",
+            notes=tuple(compressed.response["notes"]),
+        )
+        if quality.verdict == Verdict.FAIL:
+            bench.listen(_ended(name, f"{quality.verdict}: {quality.reason}", failed=True))
+            return Trial(outcome=outcome, built=built), None
+        stage = "measure"
+        bench.listen(Event(stage=stage, subject=name, state="begin"))
+        before, after, cached = _measure(bench, original.built, built)
+    except EdgeSdkError as exc:
+        bench.listen(_ended(name, f"{stage}: {exc}", failed=True))
+        return Trial(outcome=replace(outcome, error=f"{stage}: {exc}"), built=built), None
+    bench.listen(
+        _ended(name, f"{quality.verdict}, {after.speedup} x, {_size(after)}", cached=cached)
+    )
+    return Trial(outcome=replace(outcome, measurement=after), built=built), before
+
+
+def measure_original(bench: Bench, original: Original) -> Measurement:
+    """The original against itself, for when no candidate was measured beside it."""
+    _, measured, _ = _measure(bench, original.built, original.built)
+    return replace(measured, speedup=replace(measured.speedup, value=1.0, low=1.0, high=1.0))
+
+
+def look_inside(bench: Bench, built: Built, *, runs: int) -> Finished | None:
+    """Placement and per-operation times of an artifact; None when the engine cannot tell."""
+    rows = bench.samples.evaluation.subset(TIMED_ROWS)
+    try:
+        return bench.workshop.step(
+            "look_inside",
+            {
+                **_opening(bench, built.choice, built.converted),
+                "rows": rows.to_json(),
+                "runs": runs,
+            },
+            {
+                **_identity(bench, built.choice, built.converted),
+                "rows": bench.samples.fingerprint,
+                "runs": runs,
+                "machine": bench.machine_key,
+            },
+        )
+    except StepFailed as exc:
+        name = built.choice.name
+        message = f"no per-operation view: {exc}"
+        bench.listen(Event(stage="profile", subject=name, state="failed", message=message))
+        return None
+
+
+def _compress(bench: Bench, recipe: Recipe, prepared: tuple[Path, str]) -> Finished:
+    path, key = prepared
+    rows = bench.samples.calibration if recipe.needs_calibration else None
+    return bench.workshop.step(
+        "compress",
+        {
+            "model": str(path),
+            "recipe": recipe.stored.name,
+            "calibration": rows.to_json() if rows is not None else None,
+            "memory_bytes": bench.workshop.limits.memory_bytes,
+        },
+        {
+            "model": key,
+            "recipe": recipe.stored.name,
+            "rows": bench.samples.fingerprint if rows is not None else None,
+            "tools": tool_versions(),
+        },
+    )
+
+
+def _convert(bench: Bench, choice: Choice, model: Path, key: str) -> Finished:
+    version = require_backend(choice.backend).version()
+    recipe = choice.recipe.stored.name
+    return bench.workshop.step(
+        "convert",
+        {"model": str(model), "recipe": recipe, "backend": choice.backend},
+        {"model": key, "recipe": recipe, "backend": choice.backend, "version": version},
+    )
+
+
+def _check(bench: Bench, choice: Choice, converted: Finished, original: Original) -> Finished:
+    return bench.workshop.step(
+        "check",
+        {
+            **_opening(bench, choice, converted),
+            "rows": bench.samples.evaluation.to_json(),
+            "reference": str(original.reference.folder / "outputs"),
+            "metrics": list(bench.metrics),
+            "golden": GOLDEN_ROWS,
+        },
+        {
+            **_identity(bench, choice, converted),
+            "rows": bench.samples.fingerprint,
+            "reference": original.reference.key,
+            "metrics": [metric_identity(name) for name in bench.metrics],
+            "golden": GOLDEN_ROWS,
+        },
+    )
+
+
+def _measure(bench: Bench, baseline: Built, built: Built) -> tuple[Measurement, Measurement, bool]:
+    """Both measured alternately; the third value says whether that was earlier."""
+    rows = bench.samples.evaluation.subset(TIMED_ROWS)
+    key = bench.workshop.cache.key(
+        "measure",
+        baseline=_identity(bench, baseline.choice, baseline.converted),
+        candidate=_identity(bench, built.choice, built.converted),
+        rows=bench.samples.fingerprint,
+        machine=bench.machine_key,
+        settings=asdict(bench.settings),
+    )
+    cached = bench.workshop.cache.has(key) and not bench.workshop.refresh
+
+    def build(folder: Path) -> None:
+        before, after = measure_candidate(
+            baseline.target(bench.threads),
+            built.target(bench.threads),
+            Inputs(
+                names=tuple(info.name for info in bench.model.inputs),
+                rows=rows.paths(),
+                prefix=INPUT_PREFIX,
+            ),
+            bench.settings,
+            bench.device,
+            folder,
+        )
+        write_json(folder / MEASURED, {"before": before.to_json(), "after": after.to_json()})
+
+    folder = bench.workshop.cache.folder(key, build, refresh=bench.workshop.refresh)
+    data = read_json(folder / MEASURED)
+    if cached and not data["after"]["stable"]:
+        # What was too noisy then may be quiet now.
+        data = read_json(bench.workshop.cache.folder(key, build, refresh=True) / MEASURED)
+        cached = False
+    before, after = (Measurement.from_json(data[side]) for side in ("before", "after"))
+    if bench.evidence != Evidence.MEASURED:
+        before, after = (replace(item, evidence=bench.evidence) for item in (before, after))
+    return before, after, cached
+
+
+def _opening(bench: Bench, choice: Choice, converted: Finished) -> dict[str, Any]:
+    return {
+        "backend": choice.backend,
+        "artifact": str(converted.path),
+        "execution": choice.recipe.execution,
+        "threads": bench.threads,
+    }
+
+
+def _identity(bench: Bench, choice: Choice, converted: Finished) -> dict[str, Any]:
+    return {
+        "artifact": converted.key,
+        "execution": choice.recipe.execution,
+        "threads": bench.threads,
+    }
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of the libraries that change graphs; part of the identity of what they make."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("onnx", "onnxruntime", "nncf", "onnx-ir"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def metric_identity(name: str) -> str:
+    """A metric's name, with the hash of the user's file where it is one."""
+    from edgesdk.files import sha256_file
+
+    place = Path(name.rpartition(":")[0])
+    return f"{name}@{sha256_file(place)}" if place.is_file() else name
+
+
+def _ended(name: str, message: str, *, failed: bool = False, cached: bool = False) -> Event:
+    state = "failed" if failed else "done"
+    return Event(stage="try", subject=name, state=state, message=message, cached=cached)
+
+
+def _size(measurement: Measurement) -> str:
+    return f"{measurement.artifact_bytes / 1e6:.1f} MB"

@@ -1,0 +1,170 @@
+"""Is a bundle whole, and does it still do its job on this machine?"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgesdk.budget import parse_floor
+from edgesdk.bundle.read import read_manifest
+from edgesdk.bundle.verify import unpack, verify
+from edgesdk.cache import Cache
+from edgesdk.comparison import Record
+from edgesdk.errors import InputError
+from edgesdk.isolate import run_isolated
+from edgesdk.machine import detect
+from edgesdk.metrics import load_metric, own_names
+from edgesdk.model import read_model
+from edgesdk.quality import Verdict, judge
+from edgesdk.samples import read_samples
+from edgesdk.usercode import absolute_reference
+
+_STEP_TIMEOUT_S = 1800.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """All checks of a bundle, in order."""
+
+    bundle: str
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """True when every check passed."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def headline(self) -> str:
+        """The result in a sentence."""
+        if self.passed:
+            return "the bundle is whole and does its job here"
+        failed = ", ".join(check.name for check in self.checks if not check.passed)
+        return f"not kept: {failed}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a JSON document."""
+        return {"passed": self.passed, **asdict(self)}
+
+
+def validate_bundle(
+    bundle: Path,
+    *,
+    model: Path | None = None,
+    samples: str | None = None,
+    metrics: Sequence[str] = (),
+    floors: Sequence[str] = (),
+    threads: int | None = None,
+) -> Validation:
+    """Every hash, then the golden samples, then quality against the original where it is given.
+
+    Args:
+        bundle: a folder or a zip.
+        model, samples: the float original and real inputs, both or neither.
+        metrics, floors: as for a deploy; they need `model` and `samples`.
+        threads: None for what the bundle was measured with.
+
+    Raises:
+        BundleError: it is damaged; the first thing wrong is named.
+        InputError: only one of `model` and `samples`, or the model is not the bundle's original.
+        BackendUnavailable: its engine is not here.
+    """
+    if (model is None) != (samples is None):
+        raise InputError("--model and --samples go together: the original and inputs to compare on")
+    if model is None and (metrics or floors):
+        raise InputError("--metric and --floor need --model and --samples")
+    with tempfile.TemporaryDirectory(prefix="edgesdk-validate-") as scratch:
+        folder = bundle
+        if bundle.is_file():
+            folder = Path(scratch) / "bundle"
+            folder.mkdir()
+            unpack(bundle, folder)
+        else:
+            verify(bundle)
+        files = len(read_manifest(folder).files)
+        checks = [Check(name="integrity", passed=True, detail=f"{files} files, every hash matches")]
+        checks.append(_golden(folder, threads, Path(scratch) / "golden"))
+        if model is not None and samples is not None:
+            checks += _quality(
+                folder, model, samples, metrics, floors, threads, Path(scratch) / "quality"
+            )
+    return Validation(bundle=str(bundle), checks=tuple(checks))
+
+
+def _golden(folder: Path, threads: int | None, scratch: Path) -> Check:
+    """The self test, isolated: a broken engine must not take the command with it."""
+    request = {"bundle": str(folder.resolve()), "threads": threads}
+    found = run_isolated(
+        "edgesdk.steps:self_test", request, folder=scratch, timeout_s=_STEP_TIMEOUT_S
+    ).response
+    return Check(name="golden samples", passed=found["ok"], detail=found["detail"])
+
+
+def _quality(
+    folder: Path,
+    model: Path,
+    samples: str,
+    metrics: Sequence[str],
+    floors: Sequence[str],
+    threads: int | None,
+    scratch: Path,
+) -> list[Check]:
+    """The check of a deploy, again: the bundle against the original on these samples."""
+    facts = read_model(model)
+    manifest = read_manifest(folder)
+    if facts.sha256 != manifest.model.sha256:
+        raise InputError(
+            f"{model} is not the model that this bundle was made from ({manifest.model.name}, "
+            f"sha256 {manifest.model.sha256[:12]}…)"
+        )
+    rows = read_samples(samples, facts.inputs, store=Cache().root / "samples").evaluation
+    names = [absolute_reference(name) for name in metrics]
+    component = manifest.components[0]
+    common = {
+        "threads": threads or component.threads or detect().logical_cores,
+        "rows": rows.to_json(),
+    }
+    run_isolated(
+        "edgesdk.steps:reference",
+        {**common, "backend": "onnxruntime", "artifact": str(model.resolve()), "execution": "fp32"},
+        folder=scratch / "reference",
+        timeout_s=_STEP_TIMEOUT_S,
+    )
+    done = run_isolated(
+        "edgesdk.steps:check",
+        {
+            **common,
+            "backend": component.engine.name,
+            "artifact": str((folder / component.main).resolve()),
+            "execution": component.execution,
+            "reference": str(scratch / "reference" / "outputs"),
+            "metrics": names,
+            "golden": 0,
+        },
+        folder=scratch / "check",
+        timeout_s=_STEP_TIMEOUT_S,
+    )
+    quality = judge(
+        Record.from_json(done.response["record"]),
+        parse_floor(",".join(floors), own_names(names)) if floors else (),
+        [load_metric(name) for name in names],
+    )
+    return [
+        Check(
+            name="quality",
+            passed=quality.verdict == Verdict.PASS,
+            detail=f"{quality.verdict}: {quality.reason}",
+        )
+    ]
