@@ -1,0 +1,118 @@
+"""`edgesdk deploy`: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgesdk.cli.options import (
+    Backends,
+    BudgetText,
+    Floors,
+    Json,
+    Lengths,
+    Metrics,
+    Recipes,
+    Samples,
+    Threads,
+)
+from edgesdk.cli.options import Profile as ProfileOption
+from edgesdk.cli.output import emit, reported_errors
+from edgesdk.cli.progress import live_view
+
+
+def deploy(
+    profile: ProfileOption,
+    model: Annotated[
+        Path | None,
+        typer.Argument(help="An ONNX file; default: the one that edgesdk.toml here names."),
+    ] = None,
+    samples: Samples = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option("--calibration", help="Calibrate on these instead of a part of the samples."),
+    ] = None,
+    metrics: Metrics = None,
+    budget: BudgetText = None,
+    floors: Floors = None,
+    objective: Annotated[
+        str | None,
+        typer.Option("--objective", help="latency (default), size, memory or quality."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Output folder: new or empty.")
+    ] = None,
+    backends: Backends = None,
+    recipes: Recipes = None,
+    threads: Threads = None,
+    dynamic_shapes: Annotated[
+        bool,
+        typer.Option("--dynamic-shapes", help="Keep dynamic shapes even if all samples agree."),
+    ] = False,
+    accept_undecided: Annotated[
+        bool,
+        typer.Option("--accept-undecided", help="Let a candidate win whose quality is undecided."),
+    ] = False,
+    step_timeout: Annotated[
+        float, typer.Option("--step-timeout", min=1.0, help="Seconds that one step may take.")
+    ] = 1800.0,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option("--memory-limit", help="Memory one step may take, as 8GB; default: 80 %."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an earlier output folder of edgesdk.")
+    ] = False,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Run every step again; ignore cached results.")
+    ] = False,
+    lengths: Lengths = None,
+    as_json: Json = False,
+) -> None:
+    """Find the form of a model that fits a device and a budget, prove it, measure it, bundle it.
+
+    Exits 1 when nothing meets the budget, 2 on wrong input, 3 when the environment fails.
+    """
+    from edgesdk.cli.settle import settle_request
+    from edgesdk.deployment import deploy as deploy_model
+    from edgesdk.errors import BudgetNotMet
+    from edgesdk.report.document import DeployReport
+    from edgesdk.report.terminal import render_terminal
+    from edgesdk.workshop import Limits, parse_memory
+
+    with reported_errors(as_json=as_json):
+        settled = settle_request(
+            model=model,
+            samples=samples,
+            calibration=calibration,
+            metrics=metrics,
+            budget=budget,
+            floors=floors,
+            objective=objective,
+            backends=backends,
+            recipes=recipes,
+            threads=threads,
+            lengths=lengths,
+        )
+        limits = Limits(timeout_s=step_timeout, memory_bytes=parse_memory(memory_limit))
+        try:
+            with live_view() as listen:
+                done = deploy_model(
+                    **settled,
+                    profile=profile,
+                    out=out,
+                    limits=limits,
+                    force=force,
+                    refresh=refresh,
+                    fix_shapes=not dynamic_shapes,
+                    accept_undecided=accept_undecided,
+                    listen=listen,
+                )
+        except BudgetNotMet as exc:
+            if not isinstance(exc.report, DeployReport):
+                raise
+            emit(exc.report.to_json(), render_terminal(exc.report), as_json=as_json)
+            raise typer.Exit(exc.exit_code) from exc
+        emit(done.report.to_json(), render_terminal(done.report), as_json=as_json)

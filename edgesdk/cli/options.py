@@ -1,0 +1,54 @@
+"""Options that several commands share, declared once so that they read the same everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document; progress goes to standard error.")
+]
+Profile = Annotated[
+    str, typer.Option("--profile", "-p", help="Device profile: an installed name or a .toml file.")
+]
+Samples = Annotated[
+    str | None,
+    typer.Option(
+        "--samples",
+        "-s",
+        help="Real inputs: an .npz file, a folder of .npz files, or module:function.",
+    ),
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads in one run; default: all cores.")
+]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric", "-m", help="Task metric: a built-in name or module:function. Repeatable."
+    ),
+]
+BudgetText = Annotated[
+    str | None, typer.Option("--budget", "-b", help="Limits: latency=20ms,memory=200MB,size=10MB.")
+]
+Floors = Annotated[
+    list[str] | None,
+    typer.Option("--floor", "-f", help="Quality floor: top1=-1%, cosine=0.99. Repeatable."),
+]
+Backends = Annotated[
+    list[str] | None, typer.Option("--backend", help="Only this backend. Repeatable.")
+]
+Recipes = Annotated[
+    list[str] | None,
+    typer.Option("--recipe", help="Only this recipe, or backend/recipe. Repeatable."),
+]
+Lengths = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--length",
+        help="Without samples: length of an open axis, as tokens=128 or x.3=320. Repeatable.",
+    ),
+]
+ModelFile = Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)]

@@ -1,0 +1,35 @@
+"""`edgesdk profile`: where the time goes on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgesdk.cli.options import Json, Samples, Threads
+from edgesdk.cli.output import emit, reported_errors
+
+
+def profile(
+    target: Annotated[Path, typer.Argument(help="A bundle (folder or zip) or an ONNX file.")],
+    samples: Samples = None,
+    backend: Annotated[
+        str, typer.Option("--backend", help="Engine for an ONNX file; a bundle has its own.")
+    ] = "onnxruntime",
+    execution: Annotated[
+        str, typer.Option("--execution", help="fp32, bf16 or fp16, for an ONNX file.")
+    ] = "fp32",
+    threads: Threads = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="Operations to list.")] = 15,
+    as_json: Json = False,
+) -> None:
+    """Profile a bundle or model here: cold and warm times, memory, per operation and unit."""
+    from edgesdk.profiling import profile_target
+    from edgesdk.report.profile import profiling_view
+
+    with reported_errors(as_json=as_json):
+        found = profile_target(
+            target, samples=samples, backend=backend, execution=execution, threads=threads
+        )
+        emit(found.to_json(), profiling_view(found, top=top), as_json=as_json)
