@@ -1,0 +1,1 @@
+"""Reading lines of text: a recogniser deployed, proved and used."""
