@@ -33,9 +33,9 @@ demo: models
 	$(RUN) -m examples.ocr.render $(DEMO)
 	$(RUN) -m edgesdk deploy .models/ch_PP-OCRv4_rec_infer.onnx --profile x86 \
 	  --samples $(DEMO)/samples.npz --metric examples/ocr/metric.py:character_accuracy \
-	  --floor character_accuracy=-1% --out $(DEMO)/bundle
+	  --floor character_accuracy=-1% --out $(DEMO)/deploy
 	@echo "The bundle reads $(DEMO)/line.png:"
-	@$(RUN) -m examples.ocr.read_line $(DEMO)/bundle $(DEMO)/line.png
+	@$(RUN) -m examples.ocr.read_line $(DEMO)/deploy/bundle $(DEMO)/line.png
 
 format: setup
 	$(RUN) -m ruff format .

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeVar, get_args
 
@@ -107,10 +107,11 @@ class Budget:
         return tuple(dict.fromkeys(floor.metric for floor in self.floors if floor.metric))
 
     @classmethod
-    def from_mapping(cls, data: Mapping[str, Any]) -> Self:
+    def from_mapping(cls, data: Mapping[str, Any], own: Sequence[str] = ()) -> Self:
         """From the `[budget]` and `[floors]` tables of an `edgesdk.toml`.
 
         `budget` holds limits and `objective`; floors are strings, or numbers for plain values.
+        `own` names the user's own metrics, by which floors may call them.
 
         Raises:
             BudgetError: names the table, the key and what is legal.
@@ -126,7 +127,7 @@ class Budget:
         return cls(
             limits=_distinct([_limit(_text(name, value)) for name, value in _flat(limits)]),
             floors=_distinct(
-                [_floor(_text(name, value)) for name, value in _flat(data.get("floors", {}))]
+                [_floor(_text(name, value), own) for name, value in _flat(data.get("floors", {}))]
             ),
             objective=objective,
         )
@@ -136,6 +137,7 @@ class Budget:
         return {
             "limits": [limit.text for limit in self.limits],
             "floors": [floor.text for floor in self.floors],
+            "own": [floor.quantity for floor in self.floors if floor.metric],
             "objective": self.objective,
         }
 
@@ -144,7 +146,7 @@ class Budget:
         """The inverse of `to_json`."""
         return cls(
             limits=_distinct([_limit(text) for text in data["limits"]]),
-            floors=_distinct([_floor(text) for text in data["floors"]]),
+            floors=_distinct([_floor(text, data["own"]) for text in data["floors"]]),
             objective=parse_objective(data["objective"]),
         )
 
@@ -158,13 +160,17 @@ def parse_budget(text: str) -> tuple[Limit, ...]:
     return _distinct([_limit(part) for part in text.split(",")])
 
 
-def parse_floor(text: str) -> tuple[Floor, ...]:
+def parse_floor(text: str, own: Sequence[str] = ()) -> tuple[Floor, ...]:
     """Floors from `top1=-1%,logits.cosine=0.99`.
+
+    Args:
+        text: one floor or several.
+        own: names of the user's own metrics, by which floors may call them.
 
     Raises:
         BudgetError: names the part, the measure or unit seen and the legal ones.
     """
-    return _distinct([_floor(part) for part in text.split(",")])
+    return _distinct([_floor(part, own) for part in text.split(",")])
 
 
 def parse_objective(text: str) -> Objective:
@@ -208,9 +214,9 @@ def _limit(part: str) -> Limit:
     return Limit(quantity=quantity, statistic=statistic, maximum=maximum, text=part.strip())
 
 
-def _floor(part: str) -> Floor:
+def _floor(part: str, own: Sequence[str] = ()) -> Floor:
     name, number, unit = _split(part, "top1=-1% or cosine=0.99")
-    output, quantity = _scope(name)
+    output, quantity = _scope(name, own)
     text = part.strip()
     signed = text.rpartition("=")[2].strip()[0] in "+-"
     if unit not in ("", "%") and not (unit == "dB" and quantity == "sqnr"):
@@ -230,9 +236,9 @@ def _floor(part: str) -> Floor:
     return Floor(quantity=quantity, output=output, kind=kind, bound=bound, text=text)
 
 
-def _scope(name: str) -> tuple[str | None, str]:
+def _scope(name: str, own: Sequence[str]) -> tuple[str | None, str]:
     """The output and the measure of `logits.cosine`, `top1@logits`, `metrics.py:wer` or `top1`."""
-    legal = (*CLOSENESS, *BUILT_IN)
+    legal = (*CLOSENESS, *BUILT_IN, *own)
     measure, at, output = name.partition("@")
     if at and measure in legal:
         return output, measure

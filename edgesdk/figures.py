@@ -10,6 +10,7 @@ import numpy as np
 from edgesdk.bounds import (
     Bounds,
     Paired,
+    change_bounds,
     figure_bounds,
     mean_bounds,
     rate_bounds,
@@ -97,7 +98,7 @@ def change_figure(metric: Metric, record: MetricRecord) -> Figure:
     return Figure(
         value=value,
         rows=len(changes),
-        bounds=lambda tail: mean_bounds(changes, tail, spread=spread),
+        bounds=lambda tail: change_bounds(changes, tail, spread=spread),
         unseen=unseen,
     )
 

@@ -146,9 +146,11 @@ def _has(quantity: str, output: OutputRecord) -> bool:
 def _metric_of(floor: Floor, metrics: Sequence[Metric]) -> Metric:
     # A user's metric goes by the name of its function.
     wanted = str(floor.metric).rpartition(":")[2] if ":" in floor.quantity else str(floor.metric)
-    for metric in metrics:
-        if metric.name == wanted:
-            return metric
+    named = [metric for metric in metrics if metric.name == wanted]
+    # `top1` finds `top1@logits` where that is the only one.
+    named = named or [metric for metric in metrics if metric.name.partition("@")[0] == wanted]
+    if len(named) == 1:
+        return named[0]
     scored = ", ".join(metric.name for metric in metrics) or "none"
     raise BudgetError(f"floor {floor.text!r}: no such metric was scored; scored: {scored}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -59,8 +59,8 @@ def load_metric(name: str, output: str | None = None) -> Metric:
         name: one of `BUILT_IN`, with `@output` where it shall look at that output; or
             `module:function` or `file.py:function` of the user's. A function takes
             `(outputs, labels)` and returns a number, which is averaged; an object, or a class
-            without arguments, has `score` and `aggregate` (and `name`, `higher_is_better`,
-            `averaged` where `function`, True, False do not fit).
+            without arguments, has `score` and `aggregate` (and `higher_is_better`, `averaged`
+            where True and False do not fit). It is called by the function's name.
         output: the same as `@output`.
 
     Raises:
@@ -88,6 +88,15 @@ def load_metric(name: str, output: str | None = None) -> Metric:
         f"no metric {name!r}{did_you_mean(plain, BUILT_IN)} Legal: {', '.join(BUILT_IN)}, "
         "module:function or file.py:function"
     )
+
+
+def own_names(references: Iterable[str]) -> tuple[str, ...]:
+    """Names of those metrics among `references` that are the user's own code.
+
+    Raises:
+        SamplesError: as `load_metric`.
+    """
+    return tuple(load_metric(name).name for name in references if is_reference(name))
 
 
 def mean_score(scores: Floats, rows: Indices) -> float:
@@ -252,7 +261,7 @@ def _user_metric(reference: str) -> Metric:
     found = load_object(reference)
     with user_code(reference):
         brought = found() if isinstance(found, type) else found
-    name = str(getattr(brought, "name", reference.rpartition(":")[2]))
+    name = reference.rpartition(":")[2]
     higher = bool(getattr(brought, "higher_is_better", True))
     if hasattr(brought, "score") and hasattr(brought, "aggregate"):
         return _UserMetric(

@@ -128,7 +128,7 @@ def test_every_flipped_byte_of_every_file_is_found(copy: Path, data: st.DataObje
 def test_a_flipped_byte_of_a_zip_is_found_or_changes_nothing(
     bundle: Path, packed: bytes, tmp_path: Path
 ) -> None:
-    original = {name: data for name, data in contents_of(bundle).items() if "/" in name}
+    original = contents_of(bundle)
     pick = random.Random(7)
     for round_ in range(1500):
         bad = bytearray(packed)

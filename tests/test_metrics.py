@@ -58,8 +58,12 @@ def test_iou_of_maps() -> None:
 def test_pairs_are_ranked_by_their_cosine() -> None:
     angles = [0.1, 0.5, 1.0, 1.5]
     pairs = [np.array([[1.0, 0.0], [np.cos(a), np.sin(a)]], np.float32) for a in angles]
-    assert figure("pair_cosine_spearman", list(zip(pairs, [5, 4, 3, 1], strict=True))) == 1.0
-    assert figure("pair_cosine_spearman", list(zip(pairs, [1, 2, 3, 4], strict=True))) == -1.0
+    assert figure(
+        "pair_cosine_spearman", list(zip(pairs, [5, 4, 3, 1], strict=True))
+    ) == pytest.approx(1.0)
+    assert figure(
+        "pair_cosine_spearman", list(zip(pairs, [1, 2, 3, 4], strict=True))
+    ) == pytest.approx(-1.0)
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=3, max_size=40))

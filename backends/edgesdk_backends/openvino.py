@@ -72,7 +72,7 @@ class OpenVinoBackend(Backend):
             # And with it the clipping that stands for a Relu: tests/test_backends.py shows both.
             return "openvino drops 16-bit quantization of activations, and computes other results"
         if recipe.mode == "dynamic":
-            # 1.4x to 2.2x slower than its own float32 on six 768x768 layers (2026.4.1, AMX).
+            # 1.3x to 2.2x the time of its own float32 on six 768x768 layers (2026.4.1).
             return "openvino runs dynamic int8 operations in float, slower than the float model"
         return super().rejects(recipe)
 

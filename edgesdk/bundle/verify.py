@@ -8,7 +8,7 @@ from pathlib import Path
 from edgesdk.bundle.container import Container, open_container
 from edgesdk.bundle.manifest import FileEntry, Manifest
 from edgesdk.bundle.paths import RESERVED
-from edgesdk.bundle.read import manifest_of
+from edgesdk.bundle.read import MANIFEST_LIMIT, manifest_of
 from edgesdk.errors import BundleError, OutputError
 
 _CHUNK = 1 << 20
@@ -26,7 +26,7 @@ def verify(path: Path) -> None:
 
 
 def unpack(path: Path, into: Path) -> Manifest:
-    """Unpack a zip bundle into a folder, verifying every byte on the way.
+    """Unpack a zip bundle into a folder, verifying every byte on the way; the folder is one too.
 
     Raises:
         BundleError: as `verify`; what was unpacked so far is the caller's to remove.
@@ -38,7 +38,10 @@ def unpack(path: Path, into: Path) -> Manifest:
         need, free = sum(container.sizes.values()), shutil.disk_usage(into).free
         if need > free:
             raise OutputError(f"{path} needs {need} bytes in {into}; {free} are free")
-        return _check(container, into)
+        manifest = _check(container, into)
+        for name in RESERVED:
+            (into / name).write_bytes(container.read(name, MANIFEST_LIMIT))
+        return manifest
 
 
 def _check(container: Container, copy_to: Path | None) -> Manifest:
@@ -79,8 +82,6 @@ def _check_file(container: Container, file: FileEntry, copy_to: Path | None) -> 
         with container.explained(file.path), container.open(file.path) as stream:
             while piece := stream.read(_CHUNK):
                 left -= len(piece)
-                if left < 0:
-                    break
                 digest.update(piece)
                 if sink is not None:
                     sink.write(piece)

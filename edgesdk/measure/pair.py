@@ -21,6 +21,8 @@ FEWEST_ROUNDS = 5
 """Below that an interval says nothing."""
 _MEMORY_PER_BYTE = 3
 """A loaded artifact takes its size for the file as read, for the weights, and for packed copies."""
+_MEMORY_SHARE = 0.25
+"""Of the free memory; above that the cost of starting each of them anew is the smaller evil."""
 _MIB = 1 << 20
 
 
@@ -75,7 +77,7 @@ def measure_candidate(
 def _take_turns(sides: tuple[Side, Side], settings: Settings) -> None:
     """Rounds with both processes alive; fresh ones now and then."""
     each = math.ceil(settings.min_rounds / settings.processes)
-    begun = time.monotonic()
+    spent_s = 0.0
     for number in itertools.count():
         if number % each == 0 and number < each * settings.processes:
             for side in sides:
@@ -84,12 +86,13 @@ def _take_turns(sides: tuple[Side, Side], settings: Settings) -> None:
                 side.start()
                 side.warm_up()
                 side.freeze()
-        # Swapping who comes first keeps a steady drift from favouring one side.
-        for side in sides if number % 2 == 0 else reversed(sides):
+        begun = time.monotonic()
+        for side in _order(sides, number):
             side.thaw()
             side.time_window()
             side.freeze()
-        if _is_enough(sides, settings, time.monotonic() - begun):
+        spent_s += time.monotonic() - begun
+        if _is_enough(sides, settings, spent_s):
             break
     for side in sides:
         side.thaw()
@@ -100,7 +103,7 @@ def _take_turns_alone(sides: tuple[Side, Side], settings: Settings) -> None:
     """Rounds of two processes one after the other, for artifacts that do not fit together."""
     begun = time.monotonic()
     for number in itertools.count():
-        for side in sides if number % 2 == 0 else reversed(sides):
+        for side in _order(sides, number):
             side.start()
             side.warm_up()
             side.time_window()
@@ -109,21 +112,28 @@ def _take_turns_alone(sides: tuple[Side, Side], settings: Settings) -> None:
             return
 
 
-def _is_enough(sides: tuple[Side, Side], settings: Settings, elapsed_s: float) -> bool:
+def _order(sides: tuple[Side, Side], number: int) -> tuple[Side, Side]:
+    """Who comes first takes turns too, so that a steady drift favours neither side."""
+    old, new = sides
+    return (old, new) if number % 2 == 0 else (new, old)
+
+
+def _is_enough(sides: tuple[Side, Side], settings: Settings, spent_s: float) -> bool:
     """Whether another round would not help, or costs too much."""
     old, new = sides
     rounds = len(new.windows)
     if rounds >= settings.max_rounds:
         return True
-    if elapsed_s >= settings.max_seconds and rounds >= FEWEST_ROUNDS:
+    if spent_s >= settings.max_seconds and rounds >= FEWEST_ROUNDS:
         return True
     if rounds < settings.min_rounds:
         return False
-    return half_width(paired_speedup(old.levels_ms, new.levels_ms)) <= settings.precise
+    speedup = paired_speedup(old.levels_ms, new.levels_ms)
+    return speedup.high < settings.hopeless or half_width(speedup) <= settings.precise
 
 
 def fit_together(baseline: Target, candidate: Target, free_mib: float | None) -> bool:
-    """Whether both artifacts can be open at once without the machine running out of memory."""
+    """Whether both artifacts can be open at once without taking much of the free memory."""
     files = (*baseline.all_files(), *candidate.all_files())
     size = sum(file.stat().st_size for file in files)
-    return free_mib is None or size * _MEMORY_PER_BYTE / _MIB <= free_mib
+    return free_mib is None or size * _MEMORY_PER_BYTE / _MIB <= free_mib * _MEMORY_SHARE

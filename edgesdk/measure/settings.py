@@ -74,9 +74,11 @@ class Settings:
     Attributes:
         window_s, window_runs: a window lasts at least this long and has at least this many runs.
         min_rounds: measured in any case, unless `max_seconds` are over and 5 are there.
-        max_rounds, max_seconds: where measuring ends at the latest, both sides together.
+        max_rounds, max_seconds: where measuring ends at the latest, both sides together, without
+            starting and warming up.
         precise: from `min_rounds` on it ends as soon as the 95 % interval of the speedup is at most
             this wide on either side, as a fraction of it.
+        hopeless: and as soon as the whole interval of the speedup is below this: it is slower.
         settled: warm-up ends when the typical times of three windows in a row differ by at most
             this fraction; or after `warmup_seconds`, and then the verdict is noisy.
         noisy_interval: a wider interval, or as much drift of the speedup, makes the verdict noisy.
@@ -94,10 +96,11 @@ class Settings:
     window_runs: int = 3
     min_rounds: int = 8
     max_rounds: int = 40
-    max_seconds: float = 20.0
-    precise: float = 0.02
+    max_seconds: float = 10.0
+    precise: float = 0.03
+    hopeless: float = 0.97
     settled: float = 0.05
-    warmup_seconds: float = 3.0
+    warmup_seconds: float = 2.0
     noisy_interval: float = 0.10
     noisy_spread: float = 0.50
     processes: int = 2
