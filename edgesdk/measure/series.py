@@ -99,7 +99,7 @@ def noise(
 
     The rule: the speedup's 95 % interval is wider than `noisy_interval` on either side; or the
     speedup drifts by more than that between the halves of the measurement; or the windows of one
-    side spread by more than `noisy_spread`. Besides, the warm-up has to become steady in time.
+    side spread by more than `noisy_spread`. Besides, the warm-up, or else the windows, must be steady.
     """
     reasons = []
     width = half_width(paired_speedup(baseline_ms, candidate_ms))
