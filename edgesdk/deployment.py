@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,15 @@ from edgesdk.trial import (
     try_candidate,
 )
 from edgesdk.usercode import absolute_reference
-from edgesdk.workshop import Limits, Workshop
+from edgesdk.workshop import Limits, Workshop, memory_limit
 
 REPORT_JSON, REPORT_HTML, BUNDLE = "report.json", "report.html", "bundle"
 """What an output folder holds."""
 SYNTHETIC_ROWS = 8
 """Inputs made up when no samples are given: enough to see that a candidate runs."""
 PROFILED_RUNS = 16
+_EXTENSIONS = ("com.microsoft::", "com.microsoft.", "org.openvinotoolkit::")
+"""Operators that the engines bring themselves; whether one has them, converting to it tells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,9 +152,10 @@ def deploy(
     request = Request(model=Path(model), profile=profile, **options)
     target = Path(out) if out else Path(f"{request.model.stem}-{Path(profile).stem}")
     _check_target(target, force=force)
-    workshop = Workshop(cache=cache or Cache(), limits=limits or Limits(), refresh=refresh)
-
     facts = _read_usable_model(request.model)
+    workshop = Workshop(
+        cache=cache or Cache(), limits=_limits(limits or Limits(), facts), refresh=refresh
+    )
     device_profile = load_profile(request.profile)
     machine = detect()
     evidence = _evidence(device_profile, machine)
@@ -230,7 +233,7 @@ def _check_target(target: Path, *, force: bool) -> None:
 def _read_usable_model(path: Path) -> Model:
     """The model's facts, refusing operators that no engine here could know."""
     facts = read_model(path.absolute())
-    unknown = unknown_ops(facts)
+    unknown = [op for op in unknown_ops(facts) if not op.startswith(_EXTENSIONS)]
     if unknown:
         shown = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if unknown[5:] else "")
         raise ModelError(
@@ -238,6 +241,12 @@ def _read_usable_model(path: Path) -> Model:
             f"{shown}; export the model with standard operators"
         )
     return facts
+
+
+def _limits(asked: Limits, model: Model) -> Limits:
+    if asked.memory_bytes is not None:
+        return asked
+    return replace(asked, memory_bytes=memory_limit(model.file_bytes))
 
 
 def _evidence(profile: Profile, machine: Machine) -> Evidence:

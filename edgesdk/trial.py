@@ -11,7 +11,7 @@ from edgesdk.budget import Budget
 from edgesdk.comparison import Record
 from edgesdk.decide import Outcome
 from edgesdk.device.base import Device
-from edgesdk.errors import EdgeSdkError, ModelError, StepFailed
+from edgesdk.errors import BudgetError, EdgeSdkError, ModelError, SamplesError, StepFailed
 from edgesdk.events import Event, Listener
 from edgesdk.evidence import Evidence
 from edgesdk.files import read_json, write_json
@@ -188,6 +188,8 @@ def try_candidate(
         stage = "measure"
         bench.listen(Event(stage=stage, subject=name, state="begin"))
         before, after, cached = _measure(bench, original.built, built)
+    except (BudgetError, SamplesError):
+        raise  # about what the user gave, not about this candidate
     except EdgeSdkError as exc:
         bench.listen(_ended(name, f"{stage}: {exc}", failed=True))
         return Trial(outcome=replace(outcome, error=f"{stage}: {exc}"), built=built), None

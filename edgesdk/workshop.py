@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgesdk.budget import parse_budget
 from edgesdk.cache import Cache
+from edgesdk.compress.onnx_io import HEAVY_BYTES
 from edgesdk.files import read_json
 from edgesdk.isolate import RESPONSE, run_isolated
 from edgesdk.machine import detect
 
 _MEMORY_SHARE = 0.8
 """Of the machine's memory, for a single step: the rest keeps the machine alive."""
+_HEAVY_FACTOR = 2.5
+ENGINE_BYTES = 1 << 30
+"""Interpreter, engine and quantizer libraries with their work space; 0.3 to 0.6 GiB were seen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +26,7 @@ class Limits:
 
     Attributes:
         timeout_s: seconds of wall clock; 0 < timeout_s.
-        memory_bytes: resident memory of the child and its children; None for no limit.
+        memory_bytes: resident memory of the child and its children; None for `memory_limit`.
     """
 
     timeout_s: float = 1800.0
@@ -89,13 +92,14 @@ class Workshop:
         return Finished(key=key, folder=folder, response=response, cached=there)
 
 
-def parse_memory(text: str | None) -> int | None:
-    """Bytes from `8GB`; without a text 80 % of what this process may use, where that is known.
+def memory_limit(model_bytes: int) -> int | None:
+    """What one step may take when the user says nothing; None where the machine's memory is unknown.
 
-    Raises:
-        BudgetError: not a number with a unit.
+    Four fifths of the machine's memory. For a model above `HEAVY_BYTES` also no more than 2.5 times
+    the model beside the engines' own footprint, so that a deploy of it fits where the model fits.
     """
-    if text is not None:
-        return int(parse_budget(f"memory={text}")[0].maximum)
     available = detect().memory_bytes
-    return int(available * _MEMORY_SHARE) if available else None
+    limits = [int(available * _MEMORY_SHARE)] if available else []
+    if model_bytes > HEAVY_BYTES:
+        limits.append(int(model_bytes * _HEAVY_FACTOR) + ENGINE_BYTES)
+    return min(limits, default=None)

@@ -118,6 +118,8 @@ def test_bad_samples_are_refused(word: str, small_cnn: Path, tmp_path: Path) -> 
         (["--profile", "x86", "--floor", "cosin=0.9"], ["BudgetError", "cosin", "cosine"]),
         (["--profile", "x86", "--recipe", "int8!"], ["RecipeError", "int8!"]),
         (["--profile", "x86", "--metric", "topp1"], ["SamplesError", "topp1", "top1"]),
+        (["--profile", "x86", "--metric", "top1"], ["SamplesError", "label"]),
+        (["--profile", "x86", "--floor", "nowhere.cosine=0.9"], ["BudgetError", "nowhere"]),
     ],
 )
 def test_a_wrong_setting_is_named_with_the_legal_ones(

@@ -60,7 +60,9 @@ def deploy(
     ] = 1800.0,
     memory_limit: Annotated[
         str | None,
-        typer.Option("--memory-limit", help="Memory one step may take, as 8GB; default: 80 %."),
+        typer.Option(
+            "--memory-limit", help="Memory one step may take, as 8GB; default: 80 % of it."
+        ),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an earlier output folder of edgesdk.")
@@ -80,7 +82,7 @@ def deploy(
     from edgesdk.errors import BudgetNotMet
     from edgesdk.report.document import DeployReport
     from edgesdk.report.terminal import render_terminal
-    from edgesdk.workshop import Limits, parse_memory
+    from edgesdk.workshop import Limits
 
     with reported_errors(as_json=as_json):
         settled = settle_request(
@@ -96,7 +98,7 @@ def deploy(
             threads=threads,
             lengths=lengths,
         )
-        limits = Limits(timeout_s=step_timeout, memory_bytes=parse_memory(memory_limit))
+        limits = Limits(timeout_s=step_timeout, memory_bytes=_bytes(memory_limit))
         try:
             with live_view() as listen:
                 done = deploy_model(
@@ -116,3 +118,10 @@ def deploy(
             emit(exc.report.to_json(), render_terminal(exc.report), as_json=as_json)
             raise typer.Exit(exc.exit_code) from exc
         emit(done.report.to_json(), render_terminal(done.report), as_json=as_json)
+
+
+def _bytes(text: str | None) -> int | None:
+    """Bytes of `8GB`, in the units of a budget."""
+    from edgesdk.budget import parse_budget
+
+    return None if text is None else int(parse_budget(f"memory={text}")[0].maximum)

@@ -88,9 +88,9 @@ def _typical(side: Side) -> Interval:
 def _noise(side: Side, settings: Settings) -> tuple[str, ...]:
     """The rule of `edgesdk.measure.series.noise` for a side without a partner."""
     reasons = []
-    if side.unsettled:
-        reasons.append("noisy: times did not become steady during warm-up")
     width, range_ = half_width(_typical(side)), spread(side.levels_ms)
+    if side.unsettled and range_ > settings.steady_spread:
+        reasons.append("noisy: times did not become steady during warm-up, nor after it")
     if width > settings.noisy_interval:
         reasons.append(f"noisy: the time of a run is only known to ±{width:.0%}")
     if range_ > settings.noisy_spread:
