@@ -220,6 +220,8 @@ class _Job:
         quality = judge(record, self.budget.floors, [load_metric(self.metric)])
         score = quality.scores[0]
         self.float_metric = score.reference
+        if quality.verdict == Verdict.FAIL:
+            return Row(name=name, metric=score.candidate, verdict="fail", problem=quality.reason)
         _, measured = self.measure(self.baseline, target, f"measure-{place}")
         cosines = [item.cosine for item in quality.closeness if item.cosine is not None]
         return Row(

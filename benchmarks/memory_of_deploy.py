@@ -20,10 +20,11 @@ import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edgesdk.arrays import save_arrays
 from edgesdk.cache import Cache
@@ -33,6 +34,7 @@ from edgesdk.events import Event
 from edgesdk.machine import detect
 
 TOKENS, HEADS = 16, 16
+DATA = "decoder.data"
 MARK = 2.5
 _PAUSE_S = 0.1
 
@@ -67,7 +69,7 @@ def main() -> int:
     return int(not document["kept"])
 
 
-def watched_deploy(work: Path, *, layers: int, width: int) -> dict[str, object]:
+def watched_deploy(work: Path, *, layers: int, width: int) -> dict[str, Any]:
     """Deploy a decoder stack while watching the memory of all processes."""
     work.mkdir(parents=True)
     model = write_decoder(work / "decoder.onnx", layers=layers, width=width)
@@ -98,7 +100,7 @@ def watched_deploy(work: Path, *, layers: int, width: int) -> dict[str, object]:
             )
         except EdgeSdkError as exc:
             failure = f"{type(exc).__name__}: {exc}"
-    data = model.with_name("decoder.data")
+    data = model.with_name(DATA)
     return {
         "model_mib": (model.stat().st_size + data.stat().st_size) / 2**20,
         "peak_mib": watcher.peak_mib,
@@ -164,83 +166,99 @@ def _pss_kib(pid: int) -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
 
 
+class _Writer:
+    """A graph under construction whose weights go to a file one at a time."""
+
+    def __init__(self, data: BinaryIO) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[TensorProto] = []
+        self._data = data
+        self._rng = np.random.default_rng(1)
+
+    def weight(self, name: str, *shape: int) -> str:
+        """A synthetic weight, scaled so that activations keep their size."""
+        scale = np.float32(1.0 / np.sqrt(shape[0]) if len(shape) > 1 else 0.02)
+        values = self._rng.standard_normal(shape, np.float32) * scale
+        if name.endswith("scale"):
+            values += np.float32(1.0)
+        tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape)
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (
+            ("location", DATA),
+            ("offset", self._data.tell()),
+            ("length", values.nbytes),
+        ):
+            tensor.external_data.add(key=key, value=str(value))
+        self._data.write(values.tobytes())
+        self.weights.append(tensor)
+        return name
+
+    def add(self, op: str, inputs: list[str], out: str, **attributes: Any) -> str:
+        """A node; returns the name of its output."""
+        self.nodes.append(helper.make_node(op, inputs, [out], name=out, **attributes))
+        return out
+
+    def norm(self, x: str, name: str, width: int) -> str:
+        """LayerNormalization over the last axis."""
+        scale = self.weight(f"{name}.scale", width)
+        return self.add(
+            "LayerNormalization", [x, scale, self.weight(f"{name}.bias", width)], f"{name}/out"
+        )
+
+    def linear(self, x: str, name: str, inner: int, outer: int) -> str:
+        """A product with a weight, and a bias."""
+        product = self.add("MatMul", [x, self.weight(name, inner, outer)], f"{name}/product")
+        return self.add("Add", [product, self.weight(f"{name}.bias", outer)], f"{name}/out")
+
+    def heads(self, x: str, name: str, perm: list[int]) -> str:
+        """[1, tokens, width] split into heads and transposed."""
+        split = self.add("Reshape", [x, "split"], f"{name}/split")
+        return self.add("Transpose", [split], f"{name}/heads", perm=perm)
+
+    def block(self, hidden: str, name: str, width: int) -> str:
+        """Pre-norm attention and feed-forward."""
+        normed = self.norm(hidden, f"{name}.a", width)
+        query, key, value = (
+            self.heads(self.linear(normed, f"{name}.{part}", width, width), f"{name}.{part}", perm)
+            for part, perm in (("q", [0, 2, 1, 3]), ("k", [0, 2, 3, 1]), ("v", [0, 2, 1, 3]))
+        )
+        scores = self.add("MatMul", [query, key], f"{name}/scores")
+        weights = self.add("Softmax", [scores], f"{name}/softmax", axis=-1)
+        mixed = self.add("MatMul", [weights, value], f"{name}/mixed")
+        back = self.add("Transpose", [mixed], f"{name}/back", perm=[0, 2, 1, 3])
+        joined = self.add("Reshape", [back, "join"], f"{name}/joined")
+        attended = self.linear(joined, f"{name}.o", width, width)
+        hidden = self.add("Add", [hidden, attended], f"{name}/attended")
+        inner = self.linear(self.norm(hidden, f"{name}.b", width), f"{name}.up", width, 4 * width)
+        outer = self.linear(
+            self.add("Gelu", [inner], f"{name}/gelu"), f"{name}.down", 4 * width, width
+        )
+        return self.add("Add", [hidden, outer], f"{name}/out")
+
+
 def write_decoder(path: Path, *, layers: int, width: int) -> Path:
-    """A stack of decoder blocks with weights in `decoder.data`, one weight in memory at a time."""
-    rng = np.random.default_rng(1)
-    nodes, weights = [], []
-    with path.with_name("decoder.data").open("wb") as stream:
-
-        def weight(name: str, *shape: int) -> str:
-            scale = 1.0 / np.sqrt(shape[0]) if len(shape) > 1 else 0.02
-            values = (rng.standard_normal(shape, np.float32) * np.float32(scale)).astype(np.float32)
-            if name.endswith("scale"):
-                values += 1.0
-            tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape)
-            tensor.data_location = TensorProto.EXTERNAL
-            for key, value in (
-                ("location", "decoder.data"),
-                ("offset", stream.tell()),
-                ("length", values.nbytes),
-            ):
-                tensor.external_data.add(key=key, value=str(value))
-            stream.write(values.tobytes())
-            weights.append(tensor)
-            return name
-
+    """A stack of decoder blocks with its weights in a file of their own."""
+    with path.with_name(DATA).open("wb") as stream:
+        writer = _Writer(stream)
         hidden = "hidden"
         for layer in range(layers):
-            hidden = _block(nodes, weight, f"l{layer}", hidden, width)
-        nodes.append(helper.make_node("Identity", [hidden], ["output"]))
+            hidden = writer.block(hidden, f"l{layer}", width)
+        writer.add("Identity", [hidden], "output")
     shape = [1, TOKENS, width]
     graph = helper.make_graph(
-        nodes,
+        writer.nodes,
         "decoder",
         [helper.make_tensor_value_info("hidden", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("output", TensorProto.FLOAT, shape)],
-        weights,
-    )
-    small = np.array([1, TOKENS, HEADS, width // HEADS], np.int64)
-    graph.initializer.append(onnx.numpy_helper.from_array(small, "split"))
-    graph.initializer.append(
-        onnx.numpy_helper.from_array(np.array([1, TOKENS, width], np.int64), "join")
+        [
+            *writer.weights,
+            numpy_helper.from_array(np.array([1, TOKENS, HEADS, width // HEADS]), "split"),
+            numpy_helper.from_array(np.array(shape), "join"),
+        ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     path.write_bytes(model.SerializeToString())
     return path
-
-
-def _block(nodes, weight, name, hidden, width):  # type: ignore[no-untyped-def]
-    """Pre-norm attention and feed-forward; returns the name of its output."""
-
-    def add(op, inputs, out, **attributes):  # type: ignore[no-untyped-def]
-        nodes.append(
-            helper.make_node(op, inputs, [f"{name}/{out}"], name=f"{name}/{out}", **attributes)
-        )
-        return f"{name}/{out}"
-
-    def norm(x, which):  # type: ignore[no-untyped-def]
-        scale, bias = weight(f"{name}.{which}.scale", width), weight(f"{name}.{which}.bias", width)
-        return add("LayerNormalization", [x, scale, bias], f"norm_{which}")
-
-    def linear(x, which, inner, outer):  # type: ignore[no-untyped-def]
-        product = add("MatMul", [x, weight(f"{name}.{which}", inner, outer)], which)
-        return add("Add", [product, weight(f"{name}.{which}.bias", outer)], f"{which}_bias")
-
-    def heads(x, which, perm):  # type: ignore[no-untyped-def]
-        split = add("Reshape", [x, "split"], f"{which}_split")
-        return add("Transpose", [split], f"{which}_heads", perm=perm)
-
-    normed = norm(hidden, "a")
-    query = heads(linear(normed, "q", width, width), "q", [0, 2, 1, 3])
-    key = heads(linear(normed, "k", width, width), "k", [0, 2, 3, 1])
-    value = heads(linear(normed, "v", width, width), "v", [0, 2, 1, 3])
-    scores = add("Softmax", [add("MatMul", [query, key], "scores")], "softmax", axis=-1)
-    mixed = add("Transpose", [add("MatMul", [scores, value], "mixed")], "back", perm=[0, 2, 1, 3])
-    joined = add("Reshape", [mixed, "join"], "joined")
-    hidden = add("Add", [hidden, linear(joined, "o", width, width)], "attended")
-    inner = linear(norm(hidden, "b"), "up", width, 4 * width)
-    outer = linear(add("Gelu", [inner], "gelu"), "down", 4 * width, width)
-    return add("Add", [hidden, outer], "out")
 
 
 if __name__ == "__main__":

@@ -184,8 +184,7 @@ def deploy(
         listen=listen,
     )
     original = open_original(bench, plan)
-    prepared_path, prepared_key, notes = prepare_model(bench, plan)
-    trials, baseline = _try_all(bench, plan, original, (prepared_path, prepared_key))
+    trials, baseline, notes = _try_all(bench, plan, original)
     outcomes = [trial.outcome for trial in trials]
     decision = decide(baseline, outcomes, request.budget, accept_undecided=request.accept_undecided)
     listen(
@@ -319,23 +318,40 @@ def _metrics(request: Request) -> tuple[str, ...]:
 
 
 def _try_all(
-    bench: Bench, plan: Plan, original: Original, prepared: tuple[Path, str]
-) -> tuple[list[Trial], Outcome]:
-    """Every candidate in plan order, and the original's own outcome."""
+    bench: Bench, plan: Plan, original: Original
+) -> tuple[list[Trial], Outcome, tuple[str, ...]]:
+    """Every candidate in plan order, the original's own outcome, and notes.
+
+    Cleaning the graph has to pay like any other step: where the cleaned float model is slower than
+    the original on the original's engine, that engine's further candidates start from a graph that
+    is neither folded nor fused.
+    """
+    prepared = prepare_model(bench, plan)
+    notes = prepared.notes
+    start = dict.fromkeys((c.single.backend for c in plan.candidates), prepared)
     trials: list[Trial] = []
     before: Measurement | None = None
     total = len(plan.candidates)
     for candidate in plan.candidates:
-        trial, beside = try_candidate(bench, candidate, original, prepared)
+        backend = candidate.single.backend
+        trial, beside = try_candidate(bench, candidate, original, start[backend])
         before = before or beside
         trials.append(trial)
         bench.listen(Event(stage="try", state="begin", done=len(trials), total=total))
+        measured = trial.outcome.measurement
+        if candidate.single == plan.baseline.single and measured and measured.speedup.high < 1.0:
+            notes += (
+                f"folding and fusing the graph made it slower on {backend} ({measured.speedup} x), "
+                "so the recipes for it start from the plain graph",
+            )
+            bench.listen(Event(stage="prepare", message=notes[-1]))
+            start[backend] = prepare_model(bench, plan, fold=False)
     outcome = Outcome(
         name=ORIGINAL,
         candidate=plan.baseline,
         measurement=before or measure_original(bench, original),
     )
-    return trials, outcome
+    return trials, outcome, notes
 
 
 def _finish(

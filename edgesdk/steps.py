@@ -21,7 +21,7 @@ Response = dict[str, Any]
 
 
 def prepare(request: Request) -> Response:
-    """`model`, `shapes`, `rows`, `only_shapes` -> `path`, `notes`: the graph recipes start from."""
+    """`model`, `shapes`, `rows`, `how` -> `path`, `notes`: the graph that recipes start from."""
     from edgesdk.compress.prepare import prepare as prepare_model
 
     shapes = request["shapes"]
@@ -31,7 +31,8 @@ def prepare(request: Request) -> Response:
         _made("files"),
         shapes=None if shapes is None else {name: tuple(dims) for name, dims in shapes},
         example=rows[0].inputs,
-        only_shapes=request["only_shapes"],
+        only_shapes=request["how"] == "only_shapes",
+        fold=request["how"] == "cleaned",
     )
     return {"path": _relative(prepared.path), "notes": list(prepared.notes)}
 

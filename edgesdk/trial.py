@@ -97,6 +97,15 @@ class Original:
     reference: Finished
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """The graph that recipes start from, its identity, and what was remarked on the way."""
+
+    path: Path
+    key: str
+    notes: tuple[str, ...] = ()
+
+
 def open_original(bench: Bench, plan: Plan) -> Original:
     """Convert and run the original: everything is compared with it.
 
@@ -130,33 +139,38 @@ def open_original(bench: Bench, plan: Plan) -> Original:
     return Original(built=built, reference=reference)
 
 
-def prepare_model(bench: Bench, plan: Plan) -> tuple[Path, str, tuple[str, ...]]:
-    """The graph that recipes start from, its identity, and notes; the original where that fails."""
+def prepare_model(bench: Bench, plan: Plan, *, fold: bool = True) -> Prepared:
+    """The graph that recipes start from; the original itself where preparing it fails.
+
+    Args:
+        bench: what the trials share.
+        plan: says which shapes to fix.
+        fold: fold constants and fuse operators.
+    """
     shapes = None if plan.shapes is None else [[n, list(dims)] for n, dims in plan.shapes]
     bench.listen(Event(stage="prepare", state="begin"))
     rows = bench.samples.evaluation.subset(1)
     request = {"model": str(bench.model.path), "shapes": shapes, "rows": rows.to_json()}
     identity = {"model": bench.model.sha256, "shapes": shapes, "tools": tool_versions()}
     notes: tuple[str, ...] = ()
-    for only_shapes in (False, True):
-        more = {"only_shapes": only_shapes}
+    for how in ("cleaned" if fold else "unfolded", "only_shapes"):
+        more = {"how": how}
         try:
             done = bench.workshop.step("prepare", {**request, **more}, {**identity, **more})
             break
         except StepFailed as exc:
-            what = "its shapes could not be fixed" if only_shapes else "it could not be cleaned"
-            notes += (f"the graph is used as it is, {what}: {exc}",)
+            notes += (f"the graph could not be {how.replace('_', ' ')}: {exc}",)
             bench.listen(Event(stage="prepare", state="failed", message=notes[-1]))
     else:
-        return bench.model.path, bench.model.sha256, notes
+        return Prepared(path=bench.model.path, key=bench.model.sha256, notes=notes)
     notes += tuple(done.response["notes"])
-    message = f"{len(notes)} remarks" if notes else "clean"
+    message = f"{len(notes)} remarks" if notes else how
     bench.listen(Event(stage="prepare", state="done", message=message, cached=done.cached))
-    return done.path, done.key, notes
+    return Prepared(path=done.path, key=done.key, notes=notes)
 
 
 def try_candidate(
-    bench: Bench, candidate: Candidate, original: Original, prepared: tuple[Path, str]
+    bench: Bench, candidate: Candidate, original: Original, prepared: Prepared
 ) -> tuple[Trial, Measurement | None]:
     """Take one candidate as far as it gets; with it the original's measurement of the same minutes."""
     name, choice = candidate.name, candidate.single
@@ -230,19 +244,18 @@ def look_inside(bench: Bench, built: Built, *, runs: int) -> Finished | None:
         return None
 
 
-def _compress(bench: Bench, recipe: Recipe, prepared: tuple[Path, str]) -> Finished:
-    path, key = prepared
+def _compress(bench: Bench, recipe: Recipe, prepared: Prepared) -> Finished:
     rows = bench.samples.calibration if recipe.needs_calibration else None
     return bench.workshop.step(
         "compress",
         {
-            "model": str(path),
+            "model": str(prepared.path),
             "recipe": recipe.stored.name,
             "calibration": rows.to_json() if rows is not None else None,
             "memory_bytes": bench.workshop.limits.memory_bytes,
         },
         {
-            "model": key,
+            "model": prepared.key,
             "recipe": recipe.stored.name,
             "rows": bench.samples.fingerprint if rows is not None else None,
             "tools": tool_versions(),

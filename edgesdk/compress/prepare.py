@@ -66,6 +66,7 @@ def prepare(
     shapes: Mapping[str, tuple[int, ...]] | None,
     example: Mapping[str, Array] | None = None,
     only_shapes: bool = False,
+    fold: bool = True,
 ) -> Prepared:
     """Write the cleaned model into the folder `out`, which need not exist.
 
@@ -78,6 +79,7 @@ def prepare(
         shapes: fixed shape of each input by name, or None to keep them dynamic.
         example: one real set of inputs, on which every rewrite is compared with the original;
             without it one is made up.
+        fold: fold constants and fuse operators; what an engine makes of the result can be slower.
         only_shapes: leave the graph alone otherwise; for a model on which a library crashed.
 
     Raises:
@@ -99,7 +101,8 @@ def prepare(
         chain.take("weights separated from inputs", _separate_weights)
         if onnx_io.opset_of(structure) < _LOWEST_OPSET:
             chain.take(f"opset raised to {_TARGET_OPSET}", _raise_opset)
-        chain.take("constants folded and operators fused", _fold)
+        if fold:
+            chain.take("constants folded and operators fused", _fold)
         chain.take("shapes inferred", _infer)
         best = onnx_io.read_whole(chain.best)
         onnx_io.write(best, target)
