@@ -239,12 +239,14 @@ def test_sequential_processes_never_live_at_the_same_time(actor: Path) -> None:
     assert new.environment["alternation"] == "one process after the other"
 
 
-def test_artifacts_fit_together_when_three_times_their_bytes_are_free(tmp_path: Path) -> None:
+def test_artifacts_fit_together_when_thrice_their_bytes_are_a_quarter_of_what_is_free(
+    tmp_path: Path,
+) -> None:
     target = acting(tmp_path, "small")
     with (tmp_path / "small.data").open("wb") as hole:
         hole.truncate(100 * MIB)
-    assert fit_together(target, target, 601)
-    assert not fit_together(target, target, 599)
+    assert fit_together(target, target, 4 * 601)
+    assert not fit_together(target, target, 4 * 599)
     assert fit_together(target, target, None)
 
 

@@ -61,5 +61,5 @@ def _log_ticks(low: float, high: float, about: int) -> list[float]:
     if last - first > about:
         decades = decades[:: math.ceil((last - first) / about)]
     elif last - first <= 2:
-        decades = [step * size for size in decades for step in (1, 2, 5)]
+        decades = [step * size for size in decades for step in (1, 2, 3, 5)]
     return [tick for tick in decades if low <= tick <= high]

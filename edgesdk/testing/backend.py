@@ -307,7 +307,8 @@ class BackendConformance:
             after = thread_seconds()
         spent = [seconds - before.get(thread, 0.0) for thread, seconds in after.items()]
         share = max(spent) / sum(spent)
-        assert share > 0.85, f"with threads=1 the busiest thread did {share:.0%} of the work"
+        # Two threads that share the work come to a half each; leftovers of earlier sessions to a little.
+        assert share > 0.7, f"with threads=1 the busiest thread did {share:.0%} of the work"
 
     def test_an_idle_session_leaves_the_cpu_alone(self, engine: Backend, tmp_path: Path) -> None:
         if not self.keeps_threads:
