@@ -89,8 +89,8 @@ def _noise(side: Side, settings: Settings) -> tuple[str, ...]:
     """The rule of `edgesdk.measure.series.noise` for a side without a partner."""
     reasons = []
     width, range_ = half_width(_typical(side)), spread(side.levels_ms)
-    if side.unsettled and range_ > settings.steady_spread:
-        reasons.append("noisy: times did not become steady during warm-up, nor after it")
+    if side.unsettled and width > settings.steady_interval:
+        reasons.append("noisy: times did not become steady during warm-up")
     if width > settings.noisy_interval:
         reasons.append(f"noisy: the time of a run is only known to ±{width:.0%}")
     if range_ > settings.noisy_spread:

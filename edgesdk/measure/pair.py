@@ -14,7 +14,7 @@ from pathlib import Path
 from edgesdk.device.base import Device
 from edgesdk.measure.bench import Bench, Side
 from edgesdk.measure.result import Interval, Measurement
-from edgesdk.measure.series import half_width, noise, paired_speedup, spread
+from edgesdk.measure.series import half_width, noise, paired_speedup
 from edgesdk.measure.settings import Inputs, Settings, Target
 
 FEWEST_ROUNDS = 5
@@ -63,11 +63,11 @@ def measure_candidate(
         environment, warnings = bench.environment()
     old, new = sides
     reasons = noise(old.levels_ms, new.levels_ms, settings)
-    # A warm-up that ran out of time is forgiven when the timed windows were steady after all.
-    if any(side.unsettled and spread(side.levels_ms) > settings.steady_spread for side in sides):
-        reasons = ("noisy: times did not become steady during warm-up, nor after it", *reasons)
     environment["alternation"] = how
     speedup = paired_speedup(old.levels_ms, new.levels_ms)
+    # A warm-up that ran out of time is forgiven when the speedup is well known after all.
+    if (old.unsettled or new.unsettled) and half_width(speedup) > settings.steady_interval:
+        reasons = ("noisy: times did not become steady during warm-up", *reasons)
     same = Interval(value=1.0, low=1.0, high=1.0)
     return (
         old.result(same, reasons, environment, warnings),

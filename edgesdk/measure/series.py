@@ -98,8 +98,8 @@ def noise(
     """Why paired windows cannot be trusted; empty when they can.
 
     The rule: the speedup's 95 % interval is wider than `noisy_interval` on either side; or the
-    speedup drifts by more than that between the halves of the measurement; or the windows of one
-    side spread by more than `noisy_spread`. Besides, the warm-up, or else the windows, must be steady.
+    speedup drifts by more than that between the halves of the measurement. Windows of one side that
+    spread are a remark only: what is decided on is the ratio of paired windows.
     """
     reasons = []
     width = half_width(paired_speedup(baseline_ms, candidate_ms))
@@ -108,9 +108,6 @@ def noise(
     moved = drift(baseline_ms, candidate_ms)
     if moved > settings.noisy_interval:
         reasons.append(f"noisy: the speedup drifted by {moved:.0%} while it was measured")
-    for side, levels in (("baseline", baseline_ms), ("candidate", candidate_ms)):
-        if spread(levels) > settings.noisy_spread:
-            reasons.append(f"noisy: the {side}'s windows differ by {spread(levels):.0%}")
     return tuple(reasons)
 
 

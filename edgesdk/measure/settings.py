@@ -80,10 +80,10 @@ class Settings:
             this wide on either side, as a fraction of it.
         hopeless: and as soon as the whole interval of the speedup is below this: it is slower.
         settled: warm-up ends when the typical times of three windows in a row differ by at most
-            this fraction; or after `warmup_seconds`, and then the verdict is noisy unless the timed
-            windows of that side spread by at most `steady_spread`.
+            this fraction; or after `warmup_seconds`, and then the verdict is noisy unless the
+            speedup's interval is at most `steady_interval` wide on either side.
         noisy_interval: a wider interval, or as much drift of the speedup, makes the verdict noisy.
-        noisy_spread: so does a spread (10 to 90 %) of one side's window times above this fraction.
+        noisy_spread: without a partner, so does a spread (10 to 90 %) of the windows above this.
         processes: the runners are replaced by fresh ones so often (memory layout alone can make a
             process a few percent faster or slower), the rounds are shared between them.
         rows: inputs that are cycled; fewer where one cycle would be longer than a window.
@@ -104,7 +104,7 @@ class Settings:
     warmup_seconds: float = 2.0
     noisy_interval: float = 0.10
     noisy_spread: float = 0.50
-    steady_spread: float = 0.25
+    steady_interval: float = 0.05
     processes: int = 2
     rows: int = 8
     sequential: bool = False
