@@ -134,13 +134,10 @@ def compare(folder: Path) -> Comparison:
             f"{folder.name}: deploy chose {done.decision.chosen} in {seconds[0]:.0f} s", flush=True
         )
         chosen = job.row(str(done.decision.chosen), chosen_target)
-        hand, targets = [], {}
+        hand: list[Row] = []
+        targets: dict[str, Target] = {}
         for name in VARIANTS:
-            if name == "ort fp32":  # the original itself
-                same = Interval(value=1.0, low=1.0, high=1.0)
-                row, target = Row(name=name, speedup=same, metric=job.float_metric), job.baseline
-            else:
-                row, target = job.by_hand(name)
+            row, target = job.original() if name == "ort fp32" else job.by_hand(name)
             print(f"  {row}", flush=True)
             hand.append(row)
             if target:
@@ -189,6 +186,11 @@ class _Job:
         }
         folder = self.scratch / place
         return run_isolated(step, request, folder=folder, timeout_s=TIMEOUT_S).response
+
+    def original(self) -> tuple[Row, Target | None]:
+        """The float model itself, which everything is compared with."""
+        same = Interval(value=1.0, low=1.0, high=1.0)
+        return Row(name="ort fp32", speedup=same, metric=self.float_metric), self.baseline
 
     def by_hand(self, name: str) -> tuple[Row, Target | None]:
         """Build, check and measure one hand-made variant."""
