@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Group
+from rich.text import Text
 
 from edgesdk.cli.options import (
     Backends,
@@ -78,6 +80,7 @@ def deploy(
     Exits 1 when nothing meets the budget, 2 on wrong input, 3 when the environment fails.
     """
     from edgesdk.cli.settle import settle_request
+    from edgesdk.deployment import REPORT_HTML
     from edgesdk.deployment import deploy as deploy_model
     from edgesdk.errors import BudgetNotMet
     from edgesdk.report.document import DeployReport
@@ -117,7 +120,9 @@ def deploy(
                 raise
             emit(exc.report.to_json(), render_terminal(exc.report), as_json=as_json)
             raise typer.Exit(exc.exit_code) from exc
-        emit(done.report.to_json(), render_terminal(done.report), as_json=as_json)
+        page = Text(f"report  {done.folder / REPORT_HTML}")
+        view = Group(render_terminal(done.report), page)
+        emit(done.report.to_json(), view, as_json=as_json)
 
 
 def _bytes(text: str | None) -> int | None:
