@@ -125,11 +125,12 @@ def _is_enough(sides: tuple[Side, Side], settings: Settings, spent_s: float) -> 
     rounds = len(new.windows)
     if rounds >= settings.max_rounds:
         return True
-    if spent_s >= settings.max_seconds and rounds >= FEWEST_ROUNDS:
-        return True
-    if rounds < settings.min_rounds:
+    if rounds < FEWEST_ROUNDS or (rounds < settings.min_rounds and spent_s < settings.max_seconds):
         return False
     speedup = paired_speedup(old.levels_ms, new.levels_ms)
+    patience = 1.0 if half_width(speedup) <= settings.steady_interval else 2.0
+    if spent_s >= settings.max_seconds * patience:
+        return True
     return speedup.high < settings.hopeless or half_width(speedup) <= settings.precise
 
 

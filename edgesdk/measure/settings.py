@@ -68,14 +68,16 @@ class Inputs:
 class Settings:
     """How long and how carefully to measure.
 
-    A round is one window of the baseline and one of the candidate. With the defaults a model of
+    A round is one window of the baseline and one of the candidate. Windows are short and many: what
+    a host takes away in bursts then falls into few of them, which the median ignores. With the defaults a model of
     10 ms takes about 6 seconds, plus what its engines need to start.
 
     Attributes:
         window_s, window_runs: a window lasts at least this long and has at least this many runs.
         min_rounds: measured in any case, unless `max_seconds` are over and 5 are there.
         max_rounds, max_seconds: where measuring ends at the latest, both sides together, without
-            starting and warming up.
+            starting and warming up; twice that time while the interval is wider than
+            `steady_interval`, as on a host that takes the cores away now and then.
         precise: from `min_rounds` on it ends as soon as the 95 % interval of the speedup is at most
             this wide on either side, as a fraction of it.
         hopeless: and as soon as the whole interval of the speedup is below this: it is slower.
@@ -93,11 +95,11 @@ class Settings:
         memory_bytes: limit on the memory of one runner; None for none.
     """
 
-    window_s: float = 0.2
+    window_s: float = 0.05
     window_runs: int = 3
-    min_rounds: int = 8
-    max_rounds: int = 40
-    max_seconds: float = 10.0
+    min_rounds: int = 16
+    max_rounds: int = 200
+    max_seconds: float = 8.0
     precise: float = 0.03
     hopeless: float = 0.97
     settled: float = 0.05
