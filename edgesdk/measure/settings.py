@@ -69,8 +69,8 @@ class Settings:
     """How long and how carefully to measure.
 
     A round is one window of the baseline and one of the candidate. Windows are short and many: what
-    a host takes away in bursts then falls into few of them, which the median ignores. With the defaults a model of
-    10 ms takes about 6 seconds, plus what its engines need to start.
+    a host takes away in bursts then falls into few of them, which the median ignores. A model of
+    10 ms takes 6 to 8 seconds on a quiet machine, plus what its engines need to start.
 
     Attributes:
         window_s, window_runs: a window lasts at least this long and has at least this many runs.
