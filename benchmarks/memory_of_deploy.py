@@ -83,7 +83,7 @@ def watched_deploy(work: Path, *, layers: int, width: int) -> dict[str, Any]:
         if event.state == "begin":
             stage[0] = f"{event.stage} {event.subject}".strip()
         else:
-            events.append(f"{event.stage} {event.subject}: {event.message}")
+            events.append(f"{event.stage} {event.subject}: {event.message}".replace(str(work), "W"))
 
     watcher = _Watcher(stage)
     begun = time.monotonic()

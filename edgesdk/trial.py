@@ -78,6 +78,8 @@ class Built:
             artifact=self.converted.path,
             execution=self.choice.recipe.execution,
             threads=threads,
+            # External data may lie beside the artifact under any name.
+            files=tuple(sorted(f for f in self.converted.path.parent.rglob("*") if f.is_file())),
         )
 
 
