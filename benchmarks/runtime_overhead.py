@@ -4,7 +4,7 @@
 
 Each bundle is opened twice, by `edgesdk.runtime.load` and by the engine's own API with the same
 settings, and both run the first golden sample in turns: short windows, their order changing, so
-that whatever else the machine does meets both alike. The cost is the median over pairs of windows,
+that whatever else the machine does meets both alike. The cost is the middle over pairs of windows,
 with its interval. The promise: at most 2 % or 20 microseconds, whichever is more.
 """
 
@@ -24,7 +24,7 @@ import numpy as np
 from edgesdk.backend import Array
 from edgesdk.bundle.golden import deviation, read_golden
 from edgesdk.runtime import load
-from edgesdk.statistics import median_interval
+from edgesdk.statistics import middle_interval
 
 ALLOWED_SHARE, ALLOWED_US = 0.02, 20.0
 WINDOW_S = 0.01
@@ -76,7 +76,7 @@ def measure(bundle: Path, seconds: float) -> dict[str, Any]:
         apart = max(deviation(raw()[name], ours()[name]) for name in names)
         pairs = alternate(raw, ours, seconds)
     raw_us, our_us = (pairs[:, side] * 1e6 for side in (0, 1))
-    cost, low, high = median_interval(our_us - raw_us)
+    cost, low, high = middle_interval(our_us - raw_us)
     base = float(np.median(raw_us))
     return {
         "bundle": str(manifest.model.name),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from edgesdk.measure.series import (
     KEPT_RUNS,
     Window,
+    across_processes,
     half_width,
     is_settled,
     noise,
@@ -81,6 +82,27 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says(rounds: int) -> 
         interval = paired_speedup(*simulated(rounds, noise=0.02, speedup=1.5))
         hits += interval.low <= 1.5 <= interval.high
     assert hits >= 43  # 47 or 48 expected
+
+
+def test_the_interval_holds_the_truth_where_measuring_stops_as_soon_as_it_is_narrow() -> None:
+    hits = 0
+    for _ in range(100):
+        old, new = simulated(120, noise=0.06)
+        rounds = 16
+        while rounds < 120 and half_width(paired_speedup(old[:rounds], new[:rounds])) > 0.03:
+            rounds += 1
+        interval = paired_speedup(old[:rounds], new[:rounds])
+        hits += interval.low <= 1 <= interval.high
+    assert hits >= 88  # 93 expected; the bootstrap of the median keeps 85
+
+
+def test_a_short_model_is_known_only_as_well_as_its_processes_agree() -> None:
+    interval = paired_speedup([1.0] * 20, [0.5] * 20)
+    two, eight = (across_processes(interval, 0.1, processes) for processes in (2, 8))
+    assert half_width(two) == pytest.approx(2 * half_width(eight), rel=0.01)
+    assert 0.02 < half_width(two) < 0.05
+    assert across_processes(interval, 3.0, 2) == interval
+    assert two.value == interval.value == pytest.approx(2.0)
 
 
 def test_steady_rounds_are_trusted_whatever_the_load_does() -> None:

@@ -13,7 +13,7 @@ from edgesdk.measure.bench import Bench, ColdStart, Side
 from edgesdk.measure.result import Interval, Measurement
 from edgesdk.measure.series import half_width, spread
 from edgesdk.measure.settings import Inputs, Settings, Target
-from edgesdk.statistics import median_interval
+from edgesdk.statistics import middle_interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +81,7 @@ def _time_windows(side: Side, settings: Settings) -> None:
 
 
 def _typical(side: Side) -> Interval:
-    value, low, high = median_interval(np.array(side.levels_ms))
+    value, low, high = middle_interval(np.array(side.levels_ms))
     return Interval(value=value, low=low, high=high)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from edgesdk.device.base import Device
 from edgesdk.measure.bench import Bench, Side
 from edgesdk.measure.result import Interval, Measurement
-from edgesdk.measure.series import half_width, noise, paired_speedup
+from edgesdk.measure.series import across_processes, half_width, noise, paired_speedup
 from edgesdk.measure.settings import Inputs, Settings, Target
 
 FEWEST_ROUNDS = 5
@@ -64,7 +64,10 @@ def measure_candidate(
     old, new = sides
     reasons = noise(old.levels_ms, new.levels_ms, settings)
     environment["alternation"] = how
-    speedup = paired_speedup(old.levels_ms, new.levels_ms)
+    run_ms = min(*old.levels_ms, *new.levels_ms)
+    speedup = across_processes(
+        paired_speedup(old.levels_ms, new.levels_ms), run_ms, len(new.starts)
+    )
     # A warm-up that ran out of time is forgiven when the speedup is well known after all.
     if (old.unsettled or new.unsettled) and half_width(speedup) > settings.steady_interval:
         reasons = ("noisy: times did not become steady during warm-up", *reasons)
