@@ -16,7 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ FLOOR = "-2%"
 TIMEOUT_S = 900.0
 SETTINGS = Settings()
 """Deploy's own, so that both sides are measured alike."""
+CAREFUL = replace(SETTINGS, processes=4, min_rounds=40, max_rounds=400, max_seconds=30.0)
+"""For the two winners beside each other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +99,8 @@ def main() -> int:
     lost = False
     for name in names:
         found = compare(options.ref / name, options.rows, again=options.again)
-        _write(found, options.out)
+        rows = f" --rows {options.rows}" if options.rows else ""
+        _write(found, options.out, f"--ref REF --out OUT{rows} {name}")
         lost |= found.direct.high < 1.0
     return int(lost)
 
@@ -111,7 +114,7 @@ def compare(folder: Path, most: int | None, *, again: bool) -> Comparison:
     budget = Budget(floors=parse_floor(floor, own_names([metric])))
     with tempfile.TemporaryDirectory(prefix="edgesdk-bench-") as scratch_name:
         scratch = Path(scratch_name)
-        source = str(_thinned(folder / reference["samples"], most, scratch / "samples"))
+        source = str(thinned(folder / reference["samples"], most, scratch / "samples"))
         asked: dict[str, Any] = {
             "profile": "x86",
             "samples": source,
@@ -147,7 +150,7 @@ def compare(folder: Path, most: int | None, *, again: bool) -> Comparison:
                 targets[name] = target
         kept = [row for row in hand if row.speedup and job.keeps_floor(row)]
         best = max(kept, key=lambda row: row.speedup.value if row.speedup else 0.0)
-        _, direct = job.measure(targets[best.name], chosen_target, "direct")
+        _, direct = job.measure(targets[best.name], chosen_target, "direct", CAREFUL)
         return Comparison(
             model=folder.name,
             metric=load_metric(metric).name,
@@ -163,7 +166,7 @@ def compare(folder: Path, most: int | None, *, again: bool) -> Comparison:
         )
 
 
-def _thinned(source: Path, most: int | None, out: Path) -> Path:
+def thinned(source: Path, most: int | None, out: Path) -> Path:
     """The samples, or a copy with at most so many of them, evenly spread."""
     if most is None:
         return source
@@ -262,7 +265,9 @@ class _Job:
             stable=measured.stable,
         )
 
-    def measure(self, old: Target, new: Target, place: str) -> tuple[Measurement, Measurement]:
+    def measure(
+        self, old: Target, new: Target, place: str, settings: Settings = SETTINGS
+    ) -> tuple[Measurement, Measurement]:
         """Two artifacts beside each other."""
         folder = self.scratch / place
         shutil.rmtree(folder, ignore_errors=True)
@@ -272,7 +277,7 @@ class _Job:
             rows=self.samples.evaluation.subset(8).paths(),
             prefix=INPUT_PREFIX,
         )
-        return measure_candidate(old, new, inputs, SETTINGS, LocalDevice(), folder)
+        return measure_candidate(old, new, inputs, settings, LocalDevice(), folder)
 
     def keeps_floor(self, row: Row) -> bool:
         """Whether the value of a variant's metric, without any interval, keeps the floor."""
@@ -282,12 +287,12 @@ class _Job:
         return row.metric >= self.float_metric * (1.0 + change)
 
 
-def _write(found: Comparison, out: Path) -> None:
+def _write(found: Comparison, out: Path, arguments: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     machine = detect()
     stamp = datetime.now(UTC).strftime("%Y-%m-%d")
     document = {
-        "command": "python -m benchmarks.deploy_vs_hand --ref REF --out OUT " + found.model,
+        "command": f"python -m benchmarks.deploy_vs_hand {arguments}",
         "date": stamp,
         "machine": {**machine.to_json(), "python": platform.python_version()},
         **asdict(found),

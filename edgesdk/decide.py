@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from edgesdk.budget import Budget, Limit
@@ -132,6 +132,48 @@ def decide(
     return Decision(
         chosen=winner.name, judged=in_order, headline=_headline(winner, baseline, budget)
     )
+
+
+def sure_speed(
+    baseline: Outcome,
+    outcomes: Sequence[Outcome],
+    budget: Budget,
+    *,
+    accept_undecided: bool = False,
+) -> float:
+    """Speedups whose whole interval is below this cannot win any more.
+
+    The lower end of the best so far, less what counts as the same speed; 0 while there is none, or
+    where the budget asks for something else than speed.
+    """
+    decision = decide(baseline, outcomes, budget, accept_undecided=accept_undecided)
+    best = next((o.measurement for o in outcomes if o.name == decision.chosen), None)
+    if best is None or budget.objective != "latency":
+        return 0.0
+    return best.speedup.low * (1.0 - _SAME_SPEED)
+
+
+def contenders(
+    baseline: Outcome,
+    outcomes: Sequence[Outcome],
+    budget: Budget,
+    *,
+    accept_undecided: bool = False,
+) -> tuple[str, ...]:
+    """The outcomes too noisy to judge that would win if the best their times allow were true."""
+    found = []
+    for number, outcome in enumerate(outcomes):
+        measurement = outcome.measurement
+        if measurement is None or measurement.stable:
+            continue
+        high = measurement.speedup.high
+        best = replace(measurement.speedup, value=high, low=high)
+        hoped = replace(outcome, measurement=replace(measurement, stable=True, speedup=best))
+        others = [*outcomes[:number], hoped, *outcomes[number + 1 :]]
+        decision = decide(baseline, others, budget, accept_undecided=accept_undecided)
+        if decision.chosen == outcome.name:
+            found.append(outcome.name)
+    return tuple(found)
 
 
 def limit_value(limit: Limit, measurement: Measurement) -> float:

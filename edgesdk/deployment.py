@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from edgesdk.budget import Budget
 from edgesdk.bundle.write import write_bundle
 from edgesdk.cache import Cache
 from edgesdk.contents import bundle_contents
-from edgesdk.decide import Decision, Outcome, decide
+from edgesdk.decide import Decision, Outcome, contenders, decide, sure_speed
 from edgesdk.device.local import LocalDevice
 from edgesdk.errors import (
     BackendUnavailable,
@@ -36,6 +37,7 @@ from edgesdk.plan.candidate import ORIGINAL, Plan
 from edgesdk.plan.make import Engine, SampleFacts, make_plan
 from edgesdk.profile import load_profile
 from edgesdk.profile_values import Profile
+from edgesdk.refine import refine
 from edgesdk.report.document import DeployReport
 from edgesdk.report.html import render_html
 from edgesdk.reporting import build_report
@@ -45,6 +47,7 @@ from edgesdk.trial import (
     Original,
     Trial,
     look_inside,
+    measure_again,
     measure_original,
     open_original,
     prepare_model,
@@ -76,6 +79,7 @@ class Request:
         recipes: only these (`recipe` or `backend/recipe`); empty for what is worth trying.
         threads: threads in one run; None for all usable cores that the profile has.
         fix_shapes: deploy with the samples' shapes where these are all equal.
+        refine: also look for the nodes that had better stay float in the best quantized forms.
         accept_undecided: let a candidate win whose quality the samples cannot decide.
         lengths: of open axes in made-up inputs, by symbolic name or `input.axis`.
         seed: of the split into calibration and evaluation.
@@ -91,6 +95,7 @@ class Request:
     recipes: tuple[str, ...] = ()
     threads: int | None = None
     fix_shapes: bool = True
+    refine: bool = False
     accept_undecided: bool = False
     lengths: tuple[tuple[str, int], ...] = ()
     seed: int = 0
@@ -184,7 +189,7 @@ def deploy(
         listen=listen,
     )
     original = open_original(bench, plan)
-    trials, baseline, notes = _try_all(bench, plan, original)
+    trials, baseline, notes = _try_all(bench, plan, original, request)
     outcomes = [trial.outcome for trial in trials]
     decision = decide(baseline, outcomes, request.budget, accept_undecided=request.accept_undecided)
     listen(
@@ -318,7 +323,7 @@ def _metrics(request: Request) -> tuple[str, ...]:
 
 
 def _try_all(
-    bench: Bench, plan: Plan, original: Original
+    bench: Bench, plan: Plan, original: Original, request: Request
 ) -> tuple[list[Trial], Outcome, tuple[str, ...]]:
     """Every candidate in plan order, the original's own outcome, and notes.
 
@@ -328,13 +333,16 @@ def _try_all(
     """
     prepared = prepare_model(bench, plan)
     notes = prepared.notes
+    known = partial(sure_speed, budget=request.budget, accept_undecided=request.accept_undecided)
     start = dict.fromkeys((c.single.backend for c in plan.candidates), prepared)
     trials: list[Trial] = []
     before: Measurement | None = None
     total = len(plan.candidates)
     for candidate in plan.candidates:
         backend = candidate.single.backend
-        trial, beside = try_candidate(bench, candidate, original, start[backend])
+        so_far = Outcome(name=ORIGINAL, candidate=plan.baseline, measurement=before)
+        hopeless = max(bench.settings.hopeless, known(so_far, [trial.outcome for trial in trials]))
+        trial, beside = try_candidate(bench, candidate, original, start[backend], hopeless=hopeless)
         before = before or beside
         trials.append(trial)
         bench.listen(Event(stage="try", state="begin", done=len(trials), total=total))
@@ -351,7 +359,27 @@ def _try_all(
         candidate=plan.baseline,
         measurement=before or measure_original(bench, original),
     )
-    return trials, outcome, notes
+    if request.refine:
+        trials += refine(
+            bench, trials, outcome, original, start, accept_undecided=request.accept_undecided
+        )
+    return _second_chances(bench, trials, outcome, original, request), outcome, notes
+
+
+def _second_chances(
+    bench: Bench, trials: Sequence[Trial], baseline: Outcome, original: Original, request: Request
+) -> list[Trial]:
+    """Measure once more what was too noisy to judge and might win."""
+    again = contenders(
+        baseline,
+        [trial.outcome for trial in trials],
+        request.budget,
+        accept_undecided=request.accept_undecided,
+    )
+    return [
+        measure_again(bench, trial, original) if trial.outcome.name in again else trial
+        for trial in trials
+    ]
 
 
 def _finish(

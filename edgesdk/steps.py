@@ -38,7 +38,7 @@ def prepare(request: Request) -> Response:
 
 
 def compress(request: Request) -> Response:
-    """`model`, `recipe`, `calibration`, `memory_bytes` -> `path`, `notes`, quantized nodes."""
+    """`model`, `recipe`, `kept`, `calibration`, `memory_bytes` -> `path`, `notes`, quantized nodes."""
     from edgesdk.compress.apply import compress as apply_recipe
 
     rows = request["calibration"]
@@ -48,6 +48,7 @@ def compress(request: Request) -> Response:
             Recipe.parse(request["recipe"]),
             _made("files"),
             calibration=SampleSet.from_json(rows) if rows else None,
+            kept=frozenset(request["kept"]),
             memory_bytes=request["memory_bytes"],
         )
     except RecipeError as exc:

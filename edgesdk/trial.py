@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -172,16 +173,29 @@ def prepare_model(bench: Bench, plan: Plan, *, fold: bool = True) -> Prepared:
 
 
 def try_candidate(
-    bench: Bench, candidate: Candidate, original: Original, prepared: Prepared
+    bench: Bench,
+    candidate: Candidate,
+    original: Original,
+    prepared: Prepared,
+    *,
+    hopeless: float,
 ) -> tuple[Trial, Measurement | None]:
-    """Take one candidate as far as it gets; with it the original's measurement of the same minutes."""
+    """Take one candidate as far as it gets; with it the original's measurement of the same minutes.
+
+    Args:
+        bench: what the trials share.
+        candidate: what to try.
+        original: what it is compared with.
+        prepared: the graph to start from.
+        hopeless: a speedup surely below this is not measured any closer.
+    """
     name, choice = candidate.name, candidate.single
     built: Built | None = None
     outcome = Outcome(name=name, candidate=candidate)
     stage = "compress"
     try:
         bench.listen(Event(stage=stage, subject=name, state="begin"))
-        compressed = _compress(bench, choice.recipe, prepared)
+        compressed = _compress(bench, choice, prepared)
         stage = "convert"
         bench.listen(Event(stage=stage, subject=name, state="begin"))
         converted = _convert(bench, choice, compressed.path, compressed.key)
@@ -203,7 +217,7 @@ def try_candidate(
             return Trial(outcome=outcome, built=built), None
         stage = "measure"
         bench.listen(Event(stage=stage, subject=name, state="begin"))
-        before, after, cached = _measure(bench, original.built, built)
+        before, after, cached = _measure(bench, original.built, built, hopeless=hopeless)
     except (BudgetError, SamplesError):
         raise  # about what the user gave, not about this candidate
     except EdgeSdkError as exc:
@@ -213,6 +227,51 @@ def try_candidate(
         _ended(name, f"{quality.verdict}, {after.speedup} x, {_size(after)}", cached=cached)
     )
     return Trial(outcome=replace(outcome, measurement=after), built=built), before
+
+
+def measure_again(bench: Bench, trial: Trial, original: Original) -> Trial:
+    """A second chance in fresh processes for a candidate whose times were too noisy to judge."""
+    name = trial.outcome.name
+    if trial.built is None:
+        return trial
+    bench.listen(Event(stage="measure", subject=name, state="begin"))
+    try:
+        _, after, cached = _measure(bench, original.built, trial.built, attempt=2)
+    except EdgeSdkError as exc:
+        bench.listen(_ended(name, f"measure: {exc}", failed=True))
+        return replace(trial, outcome=replace(trial.outcome, error=f"measure: {exc}"))
+    bench.listen(_ended(name, f"measured again, {after.speedup} x", cached=cached))
+    return replace(trial, outcome=replace(trial.outcome, measurement=after))
+
+
+def measure_failed(
+    bench: Bench, trial: Trial, original: Original, *, hopeless: float
+) -> Measurement | None:
+    """The speed of a candidate that fails the check: whether mending it is worthwhile."""
+    if trial.built is None:
+        return None
+    try:
+        _, after, _ = _measure(bench, original.built, trial.built, hopeless=hopeless)
+    except EdgeSdkError:
+        return None
+    return after
+
+
+def sensitivity(bench: Bench, recipe: Recipe, prepared: Prepared) -> Mapping[str, Any]:
+    """The damage of every node under a recipe, as the step of that name tells.
+
+    Raises:
+        StepFailed: the model cannot be simulated.
+    """
+    rows = bench.samples.calibration
+    request = {"model": str(prepared.path), "recipe": recipe.stored.name, "rows": rows.to_json()}
+    identity = {
+        "model": prepared.key,
+        "recipe": recipe.stored.name,
+        "rows": bench.samples.fingerprint,
+        "tools": tool_versions(),
+    }
+    return bench.workshop.step("sensitivity", request, identity).response
 
 
 def measure_original(bench: Bench, original: Original) -> Measurement:
@@ -246,19 +305,22 @@ def look_inside(bench: Bench, built: Built, *, runs: int) -> Finished | None:
         return None
 
 
-def _compress(bench: Bench, recipe: Recipe, prepared: Prepared) -> Finished:
+def _compress(bench: Bench, choice: Choice, prepared: Prepared) -> Finished:
+    recipe = choice.recipe
     rows = bench.samples.calibration if recipe.needs_calibration else None
     return bench.workshop.step(
         "compress",
         {
             "model": str(prepared.path),
             "recipe": recipe.stored.name,
+            "kept": list(choice.kept),
             "calibration": rows.to_json() if rows is not None else None,
             "memory_bytes": bench.workshop.limits.memory_bytes,
         },
         {
             "model": prepared.key,
             "recipe": recipe.stored.name,
+            "kept": list(choice.kept),
             "rows": bench.samples.fingerprint if rows is not None else None,
             "tools": tool_versions(),
         },
@@ -295,16 +357,21 @@ def _check(bench: Bench, choice: Choice, converted: Finished, original: Original
     )
 
 
-def _measure(bench: Bench, baseline: Built, built: Built) -> tuple[Measurement, Measurement, bool]:
+def _measure(
+    bench: Bench, baseline: Built, built: Built, *, attempt: int = 1, hopeless: float | None = None
+) -> tuple[Measurement, Measurement, bool]:
     """Both measured alternately; the third value says whether that was earlier."""
     rows = bench.samples.evaluation.subset(TIMED_ROWS)
+    settings = bench.settings
+    settings = settings if hopeless is None else replace(settings, hopeless=hopeless)
     key = bench.workshop.cache.key(
         "measure",
         baseline=_identity(bench, baseline.choice, baseline.converted),
         candidate=_identity(bench, built.choice, built.converted),
         rows=bench.samples.fingerprint,
         machine=bench.machine_key,
-        settings=asdict(bench.settings),
+        settings=asdict(bench.settings),  # without what the best so far says
+        attempt=attempt,
     )
     cached = bench.workshop.cache.has(key) and not bench.workshop.refresh
 
@@ -317,22 +384,28 @@ def _measure(bench: Bench, baseline: Built, built: Built) -> tuple[Measurement, 
                 rows=rows.paths(),
                 prefix=INPUT_PREFIX,
             ),
-            bench.settings,
+            settings,
             bench.device,
             folder,
         )
-        write_json(folder / MEASURED, {"before": before.to_json(), "after": after.to_json()})
+        found = {"before": before.to_json(), "after": after.to_json()}
+        write_json(folder / MEASURED, {**found, "hopeless": settings.hopeless})
 
     folder = bench.workshop.cache.folder(key, build, refresh=bench.workshop.refresh)
     data = read_json(folder / MEASURED)
-    if cached and not data["after"]["stable"]:
-        # What was too noisy then may be quiet now.
+    if cached and not _knows_enough(data, settings.hopeless):
         data = read_json(bench.workshop.cache.folder(key, build, refresh=True) / MEASURED)
         cached = False
     before, after = (Measurement.from_json(data[side]) for side in ("before", "after"))
     if bench.evidence != Evidence.MEASURED:
         before, after = (replace(item, evidence=bench.evidence) for item in (before, after))
     return before, after, cached
+
+
+def _knows_enough(found: dict[str, Any], hopeless: float) -> bool:
+    """Whether an earlier measurement went as far as one would that may end below `hopeless`."""
+    high = float(found["after"]["speedup"]["high"])
+    return high >= found["hopeless"] or high < hopeless
 
 
 def _opening(bench: Bench, choice: Choice, converted: Finished) -> dict[str, Any]:

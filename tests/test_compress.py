@@ -217,6 +217,63 @@ def test_a_mask_does_not_ruin_what_is_quantized_around_weights_alone(
     assert closeness("w8a8-static") < 0.95 < closeness("w8a8-static-weighted")
 
 
+KEEPING = (
+    "w8a8-dynamic",
+    "w8a8-static",
+    "w8a8-static-nncf",
+    "w8-only",
+    "w8-only-nncf",
+    "w4b32-only",
+    "w4b32-only-nncf",
+)
+
+
+@pytest.mark.parametrize("name", KEEPING)
+def test_nodes_that_are_kept_stay_as_they_were(
+    name: str, prepared: dict[str, Path], tmp_path: Path
+) -> None:
+    recipe, rows = Recipe.parse(name), _rows("mlp", 16)
+    weighted = [n.name for n in onnx.load(prepared["mlp"]).graph.node if n.op_type == "Gemm"]
+    assert len(weighted) > 1
+    feed = _rows("mlp", 1, seed=7).feeds[0]
+    exact = _run(prepared["mlp"], feed)
+
+    def error(kept: list[str]) -> float:
+        out = tmp_path / str(len(kept))
+        done = compress(prepared["mlp"], recipe, out, calibration=rows, kept=frozenset(kept))
+        assert done.quantized_nodes == len(weighted) - len(kept)
+        return 1 - _cosine(_run(done.path, feed), exact)
+
+    assert error(weighted[:1]) < error([])
+
+
+def test_a_kept_node_that_is_not_there_is_named(prepared: dict[str, Path], tmp_path: Path) -> None:
+    recipe = Recipe.parse("w8a8-dynamic")
+    with pytest.raises(RecipeError, match="no node named nowhere to keep in float"):
+        compress(prepared["mlp"], recipe, tmp_path, calibration=None, kept=frozenset({"nowhere"}))
+    kept = frozenset({onnx.load(prepared["mlp"]).graph.node[0].name})
+    with pytest.raises(RecipeError, match="changes no single node"):
+        compress(prepared["mlp"], Recipe.parse("fp32-w16"), tmp_path, calibration=None, kept=kept)
+
+
+def test_a_node_that_is_kept_out_of_float16_keeps_its_weights(
+    prepared: dict[str, Path], tmp_path: Path
+) -> None:
+    gemm = next(n for n in onnx.load(prepared["mlp"]).graph.node if n.op_type == "Gemm")
+    kept = frozenset({gemm.name})
+    done = compress(prepared["mlp"], Recipe.parse("fp16"), tmp_path, calibration=None, kept=kept)
+    types = {t.name: t.data_type for t in onnx.load(done.path).graph.initializer}
+    assert types[gemm.input[1]] == TensorProto.FLOAT
+    assert TensorProto.FLOAT16 in types.values()
+
+
+def test_every_prepared_node_has_a_name_of_its_own(prepared: dict[str, Path]) -> None:
+    for path in prepared.values():
+        names = [node.name for node in onnx.load(path).graph.node]
+        assert all(names)
+        assert len(set(names)) == len(names)
+
+
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_suggestion_for_a_model_applies_to_it(

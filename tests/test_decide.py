@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesdk.budget import Budget, Objective, parse_budget
-from edgesdk.decide import Outcome, Status, decide
+from edgesdk.decide import Outcome, Status, contenders, decide
 from edgesdk.evidence import Evidence
 from edgesdk.measure.result import Interval, Latency, Measurement
 from edgesdk.pipeline import SINGLE
@@ -118,6 +118,17 @@ def test_a_speedup_within_noise_is_never_chosen() -> None:
 def test_a_noisy_measurement_is_never_chosen() -> None:
     found = statuses((outcome("wild", measured(1.0, 9.0, stable=False)),))
     assert found == {ORIGINAL: Status.CHOSEN, "wild": Status.NOISY}
+
+
+def test_a_noisy_candidate_gets_a_second_chance_only_where_it_could_win() -> None:
+    noisy = measured(4.0, 2.6, spread=0.2, stable=False)
+    candidates = (
+        outcome("good", measured(3.0, 3.0)),
+        outcome("wide", noisy),
+        outcome("wide and wrong", noisy, quality(Verdict.FAIL)),
+        outcome("hopeless", measured(9.0, 1.1, spread=0.2, stable=False)),
+    )
+    assert contenders(BASELINE, candidates, Budget()) == ("wide",)
 
 
 def test_undecided_quality_needs_consent() -> None:

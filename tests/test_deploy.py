@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,23 @@ def test_a_second_deploy_takes_every_result_from_the_cache(
     finished = [e for e in heard if e.state == "done" and e.stage in ("check", "prepare", "try")]
     assert finished
     assert all(event.cached for event in finished)
+
+
+def test_what_is_too_noisy_to_judge_is_measured_again_once(
+    small_cnn: Path, images: Path, cache: Cache, tmp_path: Path
+) -> None:
+    always = replace(QUICK, noisy_interval=-1.0, hopeless=0.0)
+    asked = {"samples": str(images), "settings": always, "budget": Budget(objective="size")}
+    caching = []
+    for attempt in ("first", "second"):
+        heard: list[Event] = []
+        done = run(small_cnn, tmp_path / attempt, cache, listen=heard.append, **asked)
+        again = [e for e in heard if e.message.startswith("measured again")]
+        assert {event.subject for event in again} <= set(FEW)
+        assert all(not o.measurement.stable for o in done.outcomes if o.measurement)
+        assert done.decision.chosen == ORIGINAL
+        caching += [event.cached for event in again]
+    assert caching == [False, True]  # the int8 form alone is smaller
 
 
 def test_a_killed_deploy_goes_on_where_it_was(

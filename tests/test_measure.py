@@ -199,6 +199,17 @@ def test_a_known_ratio_is_found(actor: Path) -> None:
     assert old.latency.p50_ms == pytest.approx(8, rel=0.25)
 
 
+def test_what_cannot_win_is_not_measured_any_closer(actor: Path) -> None:
+    settings = replace(QUICK, min_rounds=20, processes=2, hopeless=3.0)
+    _, new = compare(
+        actor, acting(actor, "slow", ms=4), acting(actor, "fast", ms=2), settings=settings
+    )
+    assert new.environment["windows"] == "10"
+    assert new.environment["processes"] == "1"
+    assert new.stable
+    assert new.speedup.high < 3.0
+
+
 def test_the_one_that_rests_does_not_run_at_all(actor: Path) -> None:
     notes = actor / "notes"
     compare(

@@ -53,6 +53,10 @@ def deploy(
         bool,
         typer.Option("--dynamic-shapes", help="Keep dynamic shapes even if all samples agree."),
     ] = False,
+    refine: Annotated[
+        bool,
+        typer.Option("--refine", help="Also find the nodes that had better stay float; longer."),
+    ] = False,
     accept_undecided: Annotated[
         bool,
         typer.Option("--accept-undecided", help="Let a candidate win whose quality is undecided."),
@@ -112,6 +116,7 @@ def deploy(
                     force=force,
                     refresh=refresh,
                     fix_shapes=not dynamic_shapes,
+                    refine=refine,
                     accept_undecided=accept_undecided,
                     listen=listen,
                 )

@@ -22,6 +22,8 @@ from edgesdk.compress.weights import count_weighted
 from edgesdk.errors import RecipeError, SamplesError, StepFailed
 
 if TYPE_CHECKING:
+    import onnx
+
     from edgesdk.compress.calibration import SampleSet
     from edgesdk.recipe import Recipe
 
@@ -55,6 +57,7 @@ def compress(
     out: Path,
     *,
     calibration: SampleSet | None,
+    kept: frozenset[str] = frozenset(),
     memory_bytes: int | None = None,
 ) -> Compressed:
     """Apply `recipe` to the prepared model and write the result into the folder `out`.
@@ -65,11 +68,12 @@ def compress(
             tell the engine how to run it.
         out: where `model.onnx` goes; need not exist.
         calibration: real samples, for recipes that need them.
+        kept: names of nodes that stay float.
         memory_bytes: what this process may use; None for no limit.
 
     Raises:
         SamplesError: the recipe needs calibration samples and there are none.
-        RecipeError: it would change nothing in this model.
+        RecipeError: it would change nothing in this model, or `kept` names a node that is not there.
         StepFailed: the model does not fit the memory, or the library failed.
     """
     if recipe.needs_calibration and not calibration:
@@ -80,12 +84,13 @@ def compress(
     for stale in out.glob("model.onnx*"):
         stale.unlink()  # onnx appends to a data file that is there
     structure = onnx_io.read_structure(model)
+    _check_kept(structure, recipe, kept)
     total, before = count_weighted(structure)
     if _unchanged(recipe):
         onnx_io.copy_data_files(structure, model, target)
         shutil.copyfile(model, target)
         return _described(target, total, before)
-    _apply(model, recipe, target, calibration)
+    _apply(model, recipe, target, calibration, kept)
     result = _described(target, total, count_weighted(onnx_io.read_structure(target))[1])
     _check_effect(model, recipe, result, before)
     return result
@@ -95,10 +100,16 @@ def _unchanged(recipe: Recipe) -> bool:
     return recipe.mode == "float" and recipe.weight_bits == 32 and recipe.execution != "fp16"
 
 
-def _apply(model: Path, recipe: Recipe, target: Path, calibration: SampleSet | None) -> None:
+def _apply(
+    model: Path,
+    recipe: Recipe,
+    target: Path,
+    calibration: SampleSet | None,
+    kept: frozenset[str],
+) -> None:
     try:
         with _quietly():
-            _dispatch(model, recipe, target, calibration)
+            _dispatch(model, recipe, target, calibration, kept)
     except Exception as exc:  # libraries raise anything; this is the border where it gets a name
         kind = "memory" if isinstance(exc, MemoryError) else "error"
         raise StepFailed(f"{recipe}: {type(exc).__name__}: {str(exc)[:500]}", kind=kind) from exc
@@ -114,24 +125,43 @@ def _quietly() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def _dispatch(model: Path, recipe: Recipe, target: Path, calibration: SampleSet | None) -> None:
+def _dispatch(
+    model: Path,
+    recipe: Recipe,
+    target: Path,
+    calibration: SampleSet | None,
+    kept: frozenset[str],
+) -> None:
     match recipe.mode:
         case "float" if recipe.execution == "fp16":
-            to_float16(model, target)
+            to_float16(model, target, kept)
         case "float":
             store_half(model, target)
         case "dynamic":
-            quantize_dynamic(model, recipe, target)
+            quantize_dynamic(model, recipe, target, kept)
         case "only" if recipe.quantizer == "nncf":
-            compress_weights(model, recipe, target)
+            compress_weights(model, recipe, target, kept)
         case "only" if recipe.block is None:
-            store_int8(model, recipe, target)
+            store_int8(model, recipe, target, kept)
         case "only":
-            quantize_blocks(model, recipe, target)
+            quantize_blocks(model, recipe, target, kept)
         case "static":
             assert calibration is not None
             quantize = quantize_nncf if recipe.quantizer == "nncf" else quantize_static
-            quantize(model, recipe, target, calibration)
+            quantize(model, recipe, target, calibration, kept)
+
+
+def _check_kept(structure: onnx.ModelProto, recipe: Recipe, kept: frozenset[str]) -> None:
+    there = {node.name for graph in onnx_io.graphs(structure.graph) for node in graph.node}
+    unknown = sorted(kept - there)
+    if unknown:
+        raise RecipeError(f"{recipe}: no node named {', '.join(unknown[:5])} to keep in float")
+    if kept and _keeps_nothing(recipe):
+        raise RecipeError(f"{recipe} changes no single node, so none can be kept in float")
+
+
+def _keeps_nothing(recipe: Recipe) -> bool:
+    return recipe.mode == "float" and recipe.execution != "fp16"
 
 
 def _described(target: Path, total: int, quantized: int) -> Compressed:

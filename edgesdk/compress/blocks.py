@@ -17,8 +17,8 @@ _INT8_PRODUCT = 4
 CPUs. Cosine on a text encoder was the same with and without it (0.9973)."""
 
 
-def quantize_blocks(model: Path, recipe: Recipe, target: Path) -> None:
-    """Write the model with its MatMul (and Gemm) weights in blocks with one scale each."""
+def quantize_blocks(model: Path, recipe: Recipe, target: Path, kept: frozenset[str]) -> None:
+    """Write the model with its MatMul (and Gemm) weights in blocks with one scale each, except at `kept`."""
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
     proto = onnx_io.read_whole(model)
@@ -29,6 +29,7 @@ def quantize_blocks(model: Path, recipe: Recipe, target: Path) -> None:
         block_size=recipe.block,
         is_symmetric=True,
         accuracy_level=_INT8_PRODUCT,
+        nodes_to_exclude=with_products(kept),
     )
     quantizer.process()
     onnx_io.write(quantizer.model.model, target)
@@ -39,3 +40,8 @@ def split_gemms(proto: onnx.ModelProto) -> None:
     from onnxruntime.quantization.onnx_model import ONNXModel
 
     ONNXModel(proto).replace_gemm_with_matmul()
+
+
+def with_products(names: frozenset[str]) -> list[str]:
+    """Node names, with those that onnxruntime gives to the products it makes of Gemm."""
+    return sorted(names | {f"{name}_MatMul" for name in names})

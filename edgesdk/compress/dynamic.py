@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgesdk.compress import onnx_io
+from edgesdk.compress.blocks import with_products
 
 if TYPE_CHECKING:
     from edgesdk.recipe import Recipe
@@ -15,8 +16,8 @@ _DEFAULT_OPS = ("MatMul", "Gemm", "Gather", "LSTM", "Attention", "EmbedLayerNorm
 _WEIGHTED_OPS = ("Conv", "Gemm", "MatMul")
 
 
-def quantize_dynamic(model: Path, recipe: Recipe, target: Path) -> None:
-    """Write the model with int8 weights whose activations are quantized as they come."""
+def quantize_dynamic(model: Path, recipe: Recipe, target: Path, kept: frozenset[str]) -> None:
+    """Write the model with int8 weights whose activations are quantized as they come, except at `kept`."""
     from onnxruntime import quantization
 
     proto = onnx_io.read_whole(model)
@@ -25,6 +26,7 @@ def quantize_dynamic(model: Path, recipe: Recipe, target: Path) -> None:
         model,
         target,
         op_types_to_quantize=list(_WEIGHTED_OPS if recipe.weighted_only else _DEFAULT_OPS),
+        nodes_to_exclude=with_products(kept),
         per_channel=recipe.granularity == "channel",
         reduce_range=recipe.reduce_range,
         weight_type=quantization.QuantType.QInt8,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgesdk.compress import onnx_io
-from edgesdk.compress.blocks import split_gemms
+from edgesdk.compress.blocks import split_gemms, with_products
 from edgesdk.compress.static_nncf import load_nncf
 from edgesdk.compress.weights import elements
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _OPSET_OF_INT4 = 21
 
 
-def compress_weights(model: Path, recipe: Recipe, target: Path) -> None:
-    """Write the model with DequantizeLinear behind each integer weight."""
+def compress_weights(model: Path, recipe: Recipe, target: Path, kept: frozenset[str]) -> None:
+    """Write the model with DequantizeLinear behind each integer weight, except those of `kept`."""
     from onnx import version_converter
 
     nncf = load_nncf()
@@ -27,14 +27,19 @@ def compress_weights(model: Path, recipe: Recipe, target: Path) -> None:
     modes = nncf.CompressWeightsMode
     # Of a transposed Gemm it writes blocks along the wrong axis, which do not load.
     split_gemms(proto)
+    ignored = nncf.IgnoredScope(names=with_products(kept), validate=False)
     if recipe.weight_bits == 8:
-        compressed = nncf.compress_weights(proto, mode=modes.INT8_ASYM)
+        compressed = nncf.compress_weights(proto, mode=modes.INT8_ASYM, ignored_scope=ignored)
     else:
         if onnx_io.opset_of(proto) < _OPSET_OF_INT4:
             proto = version_converter.convert_version(proto, _OPSET_OF_INT4)
             proto.ir_version = max(proto.ir_version, 10)
         compressed = nncf.compress_weights(
-            proto, mode=modes.INT4_SYM, group_size=recipe.block, ratio=1.0
+            proto,
+            mode=modes.INT4_SYM,
+            group_size=recipe.block,
+            ratio=1.0,
+            ignored_scope=ignored,
         )
     _flatten_scales(compressed)
     onnx_io.write(compressed, target)

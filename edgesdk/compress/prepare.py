@@ -7,6 +7,7 @@ same inputs and outputs, and still computes the same. A step that a library cann
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -105,6 +106,7 @@ def prepare(
             chain.take("constants folded and operators fused", _fold)
         chain.take("shapes inferred", _infer)
         best = onnx_io.read_whole(chain.best)
+        _name_nodes(best)
         onnx_io.write(best, target)
     return Prepared(
         path=target, notes=tuple(chain.notes), opset=onnx_io.opset_of(best), fixed=fixed
@@ -243,6 +245,19 @@ def _drop_unused_domains(proto: onnx.ModelProto) -> None:
     kept = [o for o in proto.opset_import if o.domain in used or o.domain in ("", "ai.onnx")]
     del proto.opset_import[:]
     proto.opset_import.extend(kept)
+
+
+def _name_nodes(proto: onnx.ModelProto) -> None:
+    """Give every node a name of its own: what is decided for single nodes refers to it."""
+    taken = {node.name for graph in onnx_io.graphs(proto.graph) for node in graph.node}
+    seen: set[str] = set()
+    for node in (node for graph in onnx_io.graphs(proto.graph) for node in graph.node):
+        if not node.name or node.name in seen:
+            stem = node.name or node.op_type
+            number = next(n for n in itertools.count() if f"{stem}_{n}" not in taken)
+            node.name = f"{stem}_{number}"
+            taken.add(node.name)
+        seen.add(node.name)
 
 
 def _infer(source: Path, target: Path) -> None:

@@ -23,8 +23,10 @@ _WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Relu", "Clip")
 image classifier lost 4 points of top-1."""
 
 
-def quantize_static(model: Path, recipe: Recipe, target: Path, samples: SampleSet) -> None:
-    """Write the model with QuantizeLinear/DequantizeLinear pairs at fixed ranges."""
+def quantize_static(
+    model: Path, recipe: Recipe, target: Path, samples: SampleSet, kept: frozenset[str]
+) -> None:
+    """Write the model with QuantizeLinear/DequantizeLinear pairs at fixed ranges, except at `kept`."""
     from onnxruntime import quantization
 
     methods = quantization.CalibrationMethod
@@ -35,6 +37,7 @@ def quantize_static(model: Path, recipe: Recipe, target: Path, samples: SampleSe
         feeds,
         quant_format=quantization.QuantFormat.QDQ,
         op_types_to_quantize=list(_WEIGHTED_OPS) if recipe.weighted_only else None,
+        nodes_to_exclude=sorted(kept),
         per_channel=recipe.granularity == "channel",
         reduce_range=recipe.reduce_range,
         activation_type=_activation_type(recipe),

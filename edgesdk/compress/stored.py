@@ -39,13 +39,15 @@ def store_half(model: Path, target: Path) -> None:
     _rewrite(model, target, _half, lambda graph: None)
 
 
-def store_int8(model: Path, recipe: Recipe, target: Path) -> None:
-    """Write the model with int8 weights and a float32 scale a channel (or a tensor)."""
+def store_int8(model: Path, recipe: Recipe, target: Path, kept: frozenset[str]) -> None:
+    """Write the model with int8 weights and a float32 scale a channel (or a tensor), except at `kept`."""
 
     def weights_of(graph: onnx.GraphProto) -> dict[str, Weight]:
         found = float_weights(graph)
-        kept = _WEIGHTED_OPS if recipe.weighted_only else {w.op for w in found.values()}
-        return {name: weight for name, weight in found.items() if weight.op in kept}
+        ops = _WEIGHTED_OPS if recipe.weighted_only else {w.op for w in found.values()}
+        nodes = (node for part in onnx_io.graphs(graph) for node in part.node)
+        spared = {name for node in nodes if node.name in kept for name in node.input}
+        return {n: weight for n, weight in found.items() if weight.op in ops and n not in spared}
 
     one_scale = recipe.granularity == "tensor"
     _rewrite(

@@ -69,7 +69,8 @@ def measure_candidate(
         paired_speedup(old.levels_ms, new.levels_ms), run_ms, len(new.starts)
     )
     # A warm-up that ran out of time is forgiven when the speedup is well known after all.
-    if (old.unsettled or new.unsettled) and half_width(speedup) > settings.steady_interval:
+    unsettled = (old.unsettled or new.unsettled) and speedup.high >= settings.hopeless
+    if unsettled and half_width(speedup) > settings.steady_interval:
         reasons = ("noisy: times did not become steady during warm-up", *reasons)
     same = Interval(value=1.0, low=1.0, high=1.0)
     return (
@@ -80,7 +81,7 @@ def measure_candidate(
 
 def _take_turns(sides: tuple[Side, Side], settings: Settings) -> None:
     """Rounds with both processes alive; fresh ones now and then."""
-    each = math.ceil(settings.min_rounds / settings.processes)
+    each = _rounds_each(settings)
     spent_s = 0.0
     for number in itertools.count():
         if number % each == 0 and number < each * settings.processes:
@@ -128,13 +129,22 @@ def _is_enough(sides: tuple[Side, Side], settings: Settings, spent_s: float) -> 
     rounds = len(new.windows)
     if rounds >= settings.max_rounds:
         return True
-    if rounds < FEWEST_ROUNDS or (rounds < settings.min_rounds and spent_s < settings.max_seconds):
+    if rounds < FEWEST_ROUNDS:
         return False
     speedup = paired_speedup(old.levels_ms, new.levels_ms)
+    if speedup.high < settings.hopeless and rounds >= _rounds_each(settings):
+        return True
+    if rounds < settings.min_rounds and spent_s < settings.max_seconds:
+        return False
     patience = 1.0 if half_width(speedup) <= settings.steady_interval else 2.0
     if spent_s >= settings.max_seconds * patience:
         return True
-    return speedup.high < settings.hopeless or half_width(speedup) <= settings.precise
+    return half_width(speedup) <= settings.precise
+
+
+def _rounds_each(settings: Settings) -> int:
+    """Rounds before the runners are replaced by fresh ones."""
+    return math.ceil(settings.min_rounds / settings.processes)
 
 
 def fit_together(baseline: Target, candidate: Target, free_mib: float | None) -> bool:

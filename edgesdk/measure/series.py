@@ -115,10 +115,14 @@ def noise(
 
     The rule: the speedup's 95 % interval is wider than `noisy_interval` on either side; or the
     speedup drifts by more than that between the halves of the measurement. Windows of one side that
-    spread are a remark only: what is decided on is the ratio of paired windows.
+    spread are a remark only: what is decided on is the ratio of paired windows. Nor does noise matter
+    where the whole interval is below `hopeless`.
     """
     reasons = []
-    width = half_width(paired_speedup(baseline_ms, candidate_ms))
+    speedup = paired_speedup(baseline_ms, candidate_ms)
+    if speedup.high < settings.hopeless:
+        return ()
+    width = half_width(speedup)
     if not width <= settings.noisy_interval:
         reasons.append(f"noisy: the speedup is only known to ±{width:.0%}")
     moved = drift(baseline_ms, candidate_ms)

@@ -80,7 +80,9 @@ class Settings:
             `steady_interval`, as on a host that takes the cores away now and then.
         precise: from `min_rounds` on it ends as soon as the 95 % interval of the speedup is at most
             this wide on either side, as a fraction of it.
-        hopeless: and as soon as the whole interval of the speedup is below this: it is slower.
+        hopeless: from the first process's rounds on it ends as soon as the whole interval of the
+            speedup is below this, and is not called noisy: a search sets it to what the best so far
+            is sure to reach.
         settled: warm-up ends when the typical times of three windows in a row differ by at most
             this fraction; or after `warmup_seconds`, and then the verdict is noisy unless the
             speedup's interval is at most `steady_interval` wide on either side.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from edgesdk.files import sha256_json
 from edgesdk.recipe import Recipe
 
 ORIGINAL = "original"
@@ -13,15 +14,23 @@ ORIGINAL = "original"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What one component becomes: its recipe on its backend."""
+    """What one component becomes: its recipe on its backend.
+
+    Attributes:
+        kept: names of nodes of the prepared graph that stay float, sorted.
+    """
 
     recipe: Recipe
     backend: str
+    kept: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        """`backend/recipe`."""
-        return f"{self.backend}/{self.recipe.name}"
+        """`backend/recipe`; with `+keepN-HASH` where N nodes stay float."""
+        name = f"{self.backend}/{self.recipe.name}"
+        if not self.kept:
+            return name
+        return f"{name}+keep{len(self.kept)}-{sha256_json(self.kept)[:4]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,106 @@
+"""Which nodes of a quantized form to keep in float: the least time for the most quality; pure.
+
+Damages of single nodes add up (noise powers of independent errors do), and so do their times. The
+best sets then follow from one order, by damage a millisecond, that of the knapsack problem's linear
+relaxation (Dantzig, Discrete-Variable Extremum Problems, 1957): sets cut from it are nested, each is
+optimal for its own time, and a handful of them can be tried for real.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+_SHARES_LEFT = (0.5, 0.25, 0.1)
+"""Of the whole form's damage: where the order is cut."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """Nodes to keep in float, and what that is expected to change.
+
+    Attributes:
+        kept: their names, the most worthwhile first.
+        damage_left: share of the whole form's damage that remains, 0 to 1.
+        extra_ms: time that it adds to the whole form's; negative when it gets faster.
+        why: in a sentence.
+    """
+
+    kept: tuple[str, ...]
+    damage_left: float
+    extra_ms: float
+    why: str
+
+
+def order_by_worth(damage: Mapping[str, float], gain_ms: Mapping[str, float]) -> tuple[str, ...]:
+    """Nodes in the order in which keeping them in float is worthwhile.
+
+    First those that quantizing makes no faster, then by damage for each millisecond that quantizing
+    them saves; equal ones by name.
+
+    Args:
+        damage: of quantizing each node alone, 0 up.
+        gain_ms: time that quantizing it saves; what is missing saves nothing.
+    """
+
+    def worth(node: str) -> tuple[float, float, str]:
+        gain = gain_ms.get(node, 0.0)
+        if gain <= 0:
+            return (-math.inf, gain, node)
+        return (-damage[node] / gain, gain, node)
+
+    return tuple(sorted(damage, key=worth))
+
+
+def propose(
+    damage: Mapping[str, float],
+    gain_ms: Mapping[str, float],
+    *,
+    shares_left: Sequence[float] = _SHARES_LEFT,
+) -> tuple[Proposal, ...]:
+    """Nested sets of nodes to keep in float, smallest first.
+
+    Where quantizing some nodes saves no time these are the first set. The others are the shortest
+    beginnings of the order that leave at most a given share of the damage.
+
+    Args:
+        damage: of quantizing each node alone, 0 up; nodes without damage are never worth keeping
+            unless they save no time either.
+        gain_ms: time that quantizing it saves.
+        shares_left: descending, each between 0 and 1.
+    """
+    order = order_by_worth(damage, gain_ms)
+    total = sum(damage.values())
+    if total <= 0:
+        return ()
+    free = sum(1 for node in order if gain_ms.get(node, 0.0) <= 0)
+    cuts: dict[int, str] = {}
+    if 0 < free < len(order):
+        cuts[free] = "what int8 makes no faster stays float"
+    for share in shares_left:
+        count = max(free, _shortest(order, damage, share * total))
+        if 0 < count < len(order):
+            cuts.setdefault(count, f"float where {1 - share:.0%} of the error arises")
+    return tuple(_proposal(order[:count], damage, gain_ms, cuts[count]) for count in sorted(cuts))
+
+
+def _shortest(order: Sequence[str], damage: Mapping[str, float], allowed: float) -> int:
+    left = sum(damage.values())
+    for count, node in enumerate(order):
+        if left <= allowed:
+            return count
+        left -= damage[node]
+    return len(order)
+
+
+def _proposal(
+    kept: Sequence[str], damage: Mapping[str, float], gain_ms: Mapping[str, float], why: str
+) -> Proposal:
+    total = sum(damage.values())
+    return Proposal(
+        kept=tuple(kept),
+        damage_left=1.0 - sum(damage[node] for node in kept) / total,
+        extra_ms=sum(gain_ms.get(node, 0.0) for node in kept),
+        why=why,
+    )
