@@ -78,7 +78,7 @@ def float_weights(graph: onnx.GraphProto) -> dict[str, Weight]:
                 continue
             tensor = kept[node.input[position]]
             if tensor.data_type == 1 and elements(tensor) >= SMALL and len(tensor.dims) > 1:
-                axis = _channel_axis(node, position, len(tensor.dims))
+                axis = channel_axis(node, position, len(tensor.dims))
                 found.setdefault(tensor.name, Weight(tensor.name, node.op_type, axis))
     return found
 
@@ -150,7 +150,8 @@ def _constants(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
             yield named
 
 
-def _channel_axis(node: onnx.NodeProto, position: int, rank: int) -> int:
+def channel_axis(node: onnx.NodeProto, position: int, rank: int) -> int:
+    """Axis of the output channels in the weight that a node reads at `position`."""
     if node.op_type == "MatMul":
         return rank - 1 if position == 1 else rank - 2
     if node.op_type == "Gemm":
