@@ -121,6 +121,30 @@ def look_inside(request: Request) -> Response:
     }
 
 
+def sensitivity(request: Request) -> Response:
+    """`model`, `rows`, `precisions`, `threads`, optional `ranges`, `refined` -> the table as JSON.
+
+    Looks at all rows given; about 8 suffice. `ranges` maps names of activations to [low, high];
+    activations without one are ranged anew in each run. `refined` limits how many nodes a precision
+    are tried at the model's outputs.
+    """
+    from edgesdk.diagnose.sensitivity import REFINED, measure_sensitivity
+
+    rows = SampleSet.from_json(request["rows"])
+    ranges = request.get("ranges") or {}
+    table = measure_sensitivity(
+        Path(request["model"]),
+        rows,
+        request["precisions"],
+        rows=len(rows),
+        ranges={name: (float(low), float(high)) for name, (low, high) in ranges.items()},
+        refined=request.get("refined") or REFINED,
+        threads=request["threads"],
+        scratch=Path.cwd(),
+    )
+    return table.to_json()
+
+
 def self_test(request: Request) -> Response:
     """`bundle`, `threads` -> whether its golden samples still come out as recorded."""
     from edgesdk.runtime import load
