@@ -145,6 +145,24 @@ def sensitivity(request: Request) -> Response:
     return table.to_json()
 
 
+def bisect_conversion(request: Request) -> Response:
+    """`model`, `rows`, `backend`, `recipe`, `threads` -> `fault`: the node that is converted wrongly.
+
+    None when no output of the converted model departs from onnxruntime's.
+    """
+    from edgesdk.diagnose.conversion import bisect_conversion as bisect
+
+    fault = bisect(
+        require_backend(request["backend"]),
+        Path(request["model"]),
+        SampleSet.from_json(request["rows"]),
+        recipe=Recipe.parse(request["recipe"]),
+        threads=request["threads"],
+        scratch=Path.cwd(),
+    )
+    return {"fault": None if fault is None else _fields(fault)}
+
+
 def self_test(request: Request) -> Response:
     """`bundle`, `threads` -> whether its golden samples still come out as recorded."""
     from edgesdk.runtime import load
