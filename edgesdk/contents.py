@@ -60,6 +60,7 @@ def bundle_contents(
         threads=threads,
         inputs=tuple((info, TensorSource(component=None, tensor=info.name)) for info in inputs),
         outputs=outputs,
+        kept=built.choice.kept,
     )
     ports_in, ports_out = single_model(
         component,

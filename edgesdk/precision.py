@@ -17,6 +17,7 @@ import re
 from dataclasses import dataclass
 
 from edgesdk.errors import RecipeError
+from edgesdk.recipe import Recipe
 
 _INTEGER = re.compile(
     r"w(?P<bits>[48])(?:b(?P<block>[1-9]\d*))?(?:a(?P<act>8|16))?"
@@ -48,6 +49,25 @@ class Precision:
     block: int | None = None
     symmetric: bool = False
     per_tensor: bool = False
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Precision:
+        """What a recipe makes of the nodes that it quantizes.
+
+        Raises:
+            RecipeError: it quantizes none.
+        """
+        if recipe.mode == "float":
+            raise RecipeError(f"recipe {recipe.name!r} quantizes no node")
+        symmetric = recipe.symmetric or (recipe.quantizer == "nncf" and not recipe.mixed)
+        integer = recipe.activation_bits != 32
+        return cls.parse(
+            f"w{recipe.weight_bits}"
+            + (f"b{recipe.block}" if recipe.block else "")
+            + (f"a{recipe.activation_bits}" if integer else "")
+            + ("-symmetric" if integer and symmetric else "")
+            + ("-tensor" if recipe.granularity == "tensor" else "")
+        )
 
     def __str__(self) -> str:
         return self.name

@@ -15,6 +15,7 @@ from edgesdk.backend import NodePlacement, NodeTime
 from edgesdk.decide import Outcome, decide, sure_speed
 from edgesdk.errors import StepFailed
 from edgesdk.events import Event
+from edgesdk.model import read_model
 from edgesdk.plan.allocate import Proposal, propose
 from edgesdk.plan.candidate import Candidate, Choice
 from edgesdk.plan.gain import TracedTimes, gains_ms, trace_times
@@ -125,17 +126,35 @@ def _candidates(
     choice = base.built.choice
     name = base.trial.outcome.name
     try:
-        table = sensitivity(bench, choice.recipe, prepared)
+        table, tensors = sensitivity(bench, choice.recipe, prepared)
     except StepFailed as exc:
         bench.listen(Event(stage="refine", subject=name, state="failed", message=str(exc)))
         return
-    damage = {row["node"]: float(row["damage"]) for row in table["nodes"]}
-    tensors = {row["node"]: tuple(row["outputs"]) for row in table["nodes"]}
-    after = _times(bench, base.built, tensors)
-    before = _times(bench, _float_form(trials, choice), tensors)
-    gain = gains_ms(before, after, list(damage)) if before and after else dict.fromkeys(damage, 1.0)
-    for proposal in propose(damage, gain):
-        yield _candidate(choice, proposal, base, after)
+    damage = {item.node: item.damage for item in table.nodes}
+    if bench.budget.objective in ("size", "memory"):
+        gain, unit = _bytes_saved(prepared, choice.recipe), "MB"
+    else:
+        gain, unit = _time_saved(bench, base.built, trials, tensors)
+    for proposal in propose(damage, {node: gain.get(node, 0.0) for node in damage}):
+        yield _candidate(choice, proposal, base, unit)
+
+
+def _bytes_saved(prepared: Prepared, recipe: Recipe) -> dict[str, float]:
+    """Megabytes that each node's weights shrink by."""
+    kept = recipe.weight_bits / 32
+    nodes = read_model(prepared.path).nodes
+    return {node.name: node.weight_bytes * (1 - kept) / 1e6 for node in nodes}
+
+
+def _time_saved(
+    bench: Bench, built: Built, trials: Sequence[Trial], tensors: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, float], str]:
+    """What quantizing each node saves, and its unit; all alike where the engine cannot tell."""
+    after = _times(bench, built, tensors)
+    before = _times(bench, _float_form(trials, built.choice), tensors)
+    if before is None or after is None:
+        return dict.fromkeys(tensors, 1.0), "nodes"
+    return gains_ms(before, after, list(tensors)), "ms"
 
 
 def _float_form(trials: Sequence[Trial], choice: Choice) -> Built | None:
@@ -156,18 +175,15 @@ def _times(
     return trace_times(tensors, placement, times)
 
 
-def _candidate(
-    choice: Choice, proposal: Proposal, base: _Base, times: TracedTimes | None
-) -> Candidate:
+def _candidate(choice: Choice, proposal: Proposal, base: _Base, unit: str) -> Candidate:
     ((component, _),) = base.trial.outcome.candidate.choices
     kept = Choice(recipe=choice.recipe, backend=choice.backend, kept=tuple(sorted(proposal.kept)))
     shown = ", ".join(proposal.kept[:3])
     more = f" and {len(proposal.kept) - 3} more" if proposal.kept[3:] else ""
-    slower = (times.total_ms + proposal.extra_ms) / times.total_ms if times else 1.0
     return Candidate(
         choices=((component, kept),),
         why=(
             f"{proposal.why}: {shown}{more}; expected to leave {proposal.damage_left:.0%} of the "
-            f"error of {choice.name} and to take {slower:.2f} times as long"
+            f"error of {choice.name}, for {proposal.extra:+.3g} {unit}"
         ),
     )

@@ -122,12 +122,13 @@ def look_inside(request: Request) -> Response:
 
 
 def sensitivity(request: Request) -> Response:
-    """`model`, `rows`, `precisions`, `threads`, optional `ranges`, `refined` -> the table as JSON.
+    """`model`, `rows`, `precisions`, `threads`, optional `ranges`, `refined` -> the table as JSON, `tensors`.
 
     Looks at all rows given; about 8 suffice. `ranges` maps names of activations to [low, high];
     activations without one are ranged anew in each run. `refined` limits how many nodes a precision
     are tried at the model's outputs.
     """
+    from edgesdk.compress import onnx_io
     from edgesdk.diagnose.sensitivity import REFINED, measure_sensitivity
 
     rows = SampleSet.from_json(request["rows"])
@@ -142,7 +143,8 @@ def sensitivity(request: Request) -> Response:
         threads=request["threads"],
         scratch=Path.cwd(),
     )
-    return table.to_json()
+    nodes = onnx_io.read_structure(Path(request["model"])).graph.node
+    return {**table.to_json(), "tensors": {node.name: list(node.output) for node in nodes}}
 
 
 def bisect_conversion(request: Request) -> Response:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ from edgesdk.measure.settings import Inputs, Settings, Target
 from edgesdk.metrics import load_metric
 from edgesdk.model import Model
 from edgesdk.plan.candidate import ORIGINAL, Candidate, Choice, Plan
+from edgesdk.plan.damage import SensitivityTable
+from edgesdk.precision import Precision
 from edgesdk.quality import Verdict, judge
 from edgesdk.recipe import Recipe
 from edgesdk.samples import INPUT_PREFIX, Samples
@@ -257,21 +258,29 @@ def measure_failed(
     return after
 
 
-def sensitivity(bench: Bench, recipe: Recipe, prepared: Prepared) -> Mapping[str, Any]:
-    """The damage of every node under a recipe, as the step of that name tells.
+def sensitivity(
+    bench: Bench, recipe: Recipe, prepared: Prepared
+) -> tuple[SensitivityTable, dict[str, tuple[str, ...]]]:
+    """The damage of every node at a recipe's precision, and the tensors that each node makes.
 
     Raises:
         StepFailed: the model cannot be simulated.
     """
     rows = bench.samples.calibration
-    request = {"model": str(prepared.path), "recipe": recipe.stored.name, "rows": rows.to_json()}
-    identity = {
-        "model": prepared.key,
-        "recipe": recipe.stored.name,
-        "rows": bench.samples.fingerprint,
-        "tools": tool_versions(),
-    }
-    return bench.workshop.step("sensitivity", request, identity).response
+    precision = Precision.of(recipe).name
+    identity = {"precisions": [precision], "threads": bench.threads}
+    done = bench.workshop.step(
+        "sensitivity",
+        {**identity, "model": str(prepared.path), "rows": rows.to_json()},
+        {
+            **identity,
+            "model": prepared.key,
+            "rows": bench.samples.fingerprint,
+            "tools": tool_versions(),
+        },
+    )
+    tensors = {node: tuple(made) for node, made in done.response["tensors"].items()}
+    return SensitivityTable.from_json(done.response), tensors
 
 
 def measure_original(bench: Bench, original: Original) -> Measurement:

@@ -34,7 +34,7 @@ def test_a_node_that_carries_the_error_at_no_cost_is_the_whole_proposal() -> Non
     first = propose(damage, gain)[0]
     assert first.kept == ("bad",)
     assert first.damage_left == pytest.approx(0.9 / 9.9)
-    assert first.extra_ms == pytest.approx(0.1)
+    assert first.extra == pytest.approx(0.1)
 
 
 @given(nodes=NODES)
@@ -60,7 +60,7 @@ def test_no_other_set_of_equal_time_leaves_less_damage(
         kept = sum(damage[name] for name in item.kept)
         for mask in range(1 << len(nodes)):
             other = [name for number, name in enumerate(damage) if mask >> number & 1]
-            if sum(gain[name] for name in other) <= item.extra_ms:
+            if sum(gain[name] for name in other) <= item.extra:
                 assert sum(damage[name] for name in other) <= kept
 
 

@@ -78,6 +78,7 @@ class ComponentEntry:
         original_sha256: digest of the ONNX file it was made from.
         recipe: canonical name of the compression settings, and the settings that it decodes to.
         settings: those settings by field name.
+        kept: names of nodes of the cleaned graph that stayed float.
         engine: what runs it.
         main: the artifact file that the engine opens.
         files: all files of the artifact, `main` among them.
@@ -98,6 +99,7 @@ class ComponentEntry:
     threads: int
     inputs: tuple[tuple[TensorInfo, TensorSource], ...]
     outputs: tuple[TensorInfo, ...]
+    kept: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,7 +227,11 @@ def _component(component: ComponentEntry) -> dict[str, Any]:
     return {
         "name": component.name,
         "original_sha256": component.original_sha256,
-        "recipe": {"name": component.recipe, "settings": dict(component.settings)},
+        "recipe": {
+            "name": component.recipe,
+            "settings": dict(component.settings),
+            **({"kept": list(component.kept)} if component.kept else {}),
+        },
         "backend": {"name": engine.name, "tested": engine.tested, "minimum": engine.minimum},
         "artifact": {"main": component.main, "files": list(component.files)},
         "execution": component.execution,

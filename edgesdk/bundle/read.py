@@ -181,6 +181,7 @@ def _port(field: Field, *, output: bool) -> Port:
 
 def _component(field: Field) -> ComponentEntry:
     backend, artifact, recipe = field["backend"], field["artifact"], field["recipe"]
+    kept = recipe.get("kept")
     return ComponentEntry(
         name=field["name"].match(_NAME, "letters, digits, _ and -"),
         original_sha256=field["original_sha256"].sha256(),
@@ -197,6 +198,7 @@ def _component(field: Field) -> ComponentEntry:
         threads=field["threads"].integer(1),
         inputs=tuple((_tensor(item), _source(item["from"])) for item in field["inputs"].items()),
         outputs=tuple(_tensor(item) for item in field["outputs"].items()),
+        kept=tuple(item.text() for item in kept.items()) if kept else (),
     )
 
 

@@ -49,6 +49,7 @@ class BundledComponent:
         artifact: the file that the engine opens, anywhere below `folder`.
         folder: holds the artifact's files and nothing else.
         inputs: what it takes, each with its source in the pipeline.
+        kept: names of nodes that stayed float.
     """
 
     name: str
@@ -60,6 +61,7 @@ class BundledComponent:
     threads: int
     inputs: tuple[tuple[TensorInfo, TensorSource], ...]
     outputs: tuple[TensorInfo, ...]
+    kept: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +176,7 @@ def _copy_artifact(
         threads=component.threads,
         inputs=component.inputs,
         outputs=component.outputs,
+        kept=component.kept,
     )
     return entry, copied
 
