@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import date
 from difflib import get_close_matches
+from functools import reduce
 from importlib.metadata import entry_points
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -20,14 +22,22 @@ from pathlib import Path
 
 from edgesdk.errors import ProfileError
 from edgesdk.machine import FEATURES_BY_ARCH, Machine, detect
-from edgesdk.profile_checks import Table, some_strings, text
-from edgesdk.profile_reader import TOP_KEYS, merge, normalise, profile_from_json, read_profile
-from edgesdk.profile_values import Capability, Figure, Profile, Runtime, Sensor, Unit
+from edgesdk.profile_checks import Table, day, some_strings, text
+from edgesdk.profile_reader import (
+    TOP_KEYS,
+    merge,
+    normalise,
+    profile_from_json,
+    read_profile,
+    statement_keys,
+)
+from edgesdk.profile_values import Capability, Figure, Origin, Profile, Runtime, Sensor, Unit
 
 __all__ = [
     "ENTRY_POINT_GROUP",
     "Capability",
     "Figure",
+    "Origin",
     "Profile",
     "Runtime",
     "Sensor",
@@ -54,11 +64,11 @@ def load_profile(name_or_path: str, machine: Machine | None = None) -> Profile:
             message names the file, the dotted key, the value and the legal ones.
     """
     source = _find(name_or_path, None)
-    document = _resolve(source, ())
+    layers = _resolve(source, ())
     with _blamed(source):
-        if "detect" in document:
-            document = _detected(document, machine or detect())
-        return read_profile(document)
+        if "detect" in _merged(layers):
+            layers = _detected(layers, machine or detect())
+        return replace(read_profile(_merged(layers)), origins=_origins(layers))
 
 
 def profile_names() -> tuple[str, ...]:
@@ -109,21 +119,57 @@ def _find(name_or_path: str, folder: Path | None) -> Traversable:
     )
 
 
-def _resolve(source: Traversable, seen: tuple[str, ...]) -> Table:
-    """A normalised document with everything it extends merged below it."""
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """One file's normalised document, without what it extends; its source where it states none."""
+
+    file: str
+    document: Table
+    source: str = ""
+    date: str = ""
+
+
+def _resolve(source: Traversable, seen: tuple[str, ...]) -> list[_Layer]:
+    """A file and everything it extends, nearest first."""
     where = str(source)
     if where in seen:
         chain = " -> ".join(Path(part).name for part in (*seen, where))
         raise ProfileError(f"extends goes in a circle: {chain}")
     with _blamed(source):
         document = normalise(_parse(source))
+        own = {key: value for key, value in document.items() if key != "extends"}
+        layer = _Layer(source.name, own)
         if "extends" not in document:
-            return document
+            return [layer]
         base = _find(
             text(document, "extends", ""), source.parent if isinstance(source, Path) else None
         )
-    merged = merge(_resolve(base, (*seen, where)), document)
-    return {key: value for key, value in merged.items() if key != "extends"}
+    return [layer, *_resolve(base, (*seen, where))]
+
+
+def _merged(layers: Sequence[_Layer]) -> Table:
+    """One document: each layer over those that it extends."""
+    return reduce(merge, (layer.document for layer in reversed(layers)))
+
+
+def _origins(layers: Sequence[_Layer]) -> tuple[Origin, ...]:
+    """What counts of each file; a file without a source of its own has that of its base."""
+    found = []
+    seen: set[str] = set()
+    for number, layer in enumerate(layers):
+        about = _merged(layers[number:])
+        stated = frozenset(statement_keys(layer.document)) - seen
+        seen |= stated
+        source, when = text(about, "source", ""), day(about, "")
+        found.append(
+            Origin(
+                file=layer.file,
+                source=layer.source or source,
+                date=layer.date or when,
+                keys=stated,
+            )
+        )
+    return tuple(found)
 
 
 def _parse(source: Traversable) -> Table:
@@ -146,25 +192,30 @@ def _parse(source: Traversable) -> Table:
         raise ProfileError(f"is not TOML: {exc}: {line}{odd}") from exc
 
 
-def _detected(document: Table, machine: Machine) -> Table:
+def _detected(layers: Sequence[_Layer], machine: Machine) -> list[_Layer]:
     """A profile of this machine: the nearest of the listed ones with what was found laid over it.
 
     The nearest is the first whose CPU features this machine has all of, else the last. On a
     machine of another architecture nothing is laid over it, and `Profile.mismatch` says so.
     """
-    names = some_strings(document, "detect", "")
+    names = some_strings(_merged(layers), "detect", "")
     bases = {name: _resolve(_find(name, None), ()) for name in names}
-    profiles = {name: read_profile(base) for name, base in bases.items()}
+    profiles = {name: read_profile(_merged(base)) for name, base in bases.items()}
     fits = [name for name in names if profiles[name].mismatch(machine) is None]
     taken = fits[0] if fits else names[-1]
     nearest = profiles[taken]
-    own = {key: value for key, value in document.items() if key != "detect"}
-    merged = {**merge(bases[taken], own), "taken_from": taken}
+    own = [
+        _Layer(layer.file, {key: value for key, value in layer.document.items() if key != "detect"})
+        for layer in layers
+    ]
+    own[0].document["taken_from"] = taken
+    below = [*own, *bases[taken]]
     if machine.arch != nearest.arch:
-        return merged
+        return below
     (cpu,) = [unit.name for unit in nearest.units if unit.kind == "cpu"]
     words = [word for word in FEATURES_BY_ARCH[machine.arch] if word in machine.features]
-    seen = {"source": f"read from this machine: {machine.cpu or 'CPU'}", "date": f"{date.today()}"}
+    source, today = f"read from this machine: {machine.cpu or 'CPU'}", f"{date.today()}"
+    seen = {"source": source, "date": today}
     unit: Table = {"name": cpu, "features": words}
     if machine.cpu:
         unit["title"] = machine.cpu
@@ -174,7 +225,7 @@ def _detected(document: Table, machine: Machine) -> Table:
     found: Table = {"units": [unit]}
     if machine.memory_bytes:
         found["memory"] = {"total": {"value": machine.memory_bytes, "unit": "B", **seen}}
-    return merge(merged, found)
+    return [_Layer("this machine", found, source, today), *below]
 
 
 @contextmanager

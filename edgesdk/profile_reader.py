@@ -111,6 +111,19 @@ def merge(base: Table, child: Table) -> Table:
     return result
 
 
+def statement_keys(document: Table, path: str = "") -> Iterator[str]:
+    """Dotted keys of the statements in a normalised document: the units in which `merge` replaces."""
+    for key, value in document.items():
+        here = join(path, key)
+        if isinstance(value, dict) and not _is_statement(value):
+            yield from statement_keys(value, here)
+        elif key in _NAMED and _all_named(value):
+            for entry in value:
+                yield from statement_keys(entry, join(here, entry["name"]))
+        else:
+            yield here
+
+
 def _is_statement(table: Table) -> bool:
     """True for a figure and for a capability cell."""
     return not table.keys().isdisjoint(("value", "support", *GRANULARITIES))

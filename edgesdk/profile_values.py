@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar, get_args
 
+from edgesdk.cause import Cause, reason
 from edgesdk.errors import ProfileError
 from edgesdk.evidence import Evidence
 from edgesdk.machine import Machine
@@ -214,6 +215,22 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """One file that a profile was made from, and what of it counts.
+
+    Attributes:
+        file: its name; `this machine` for what was detected.
+        source, date: what the statements without a source of their own were written from.
+        keys: dotted keys that it states and that no nearer file states again.
+    """
+
+    file: str
+    source: str
+    date: str
+    keys: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """A device.
 
@@ -228,6 +245,8 @@ class Profile:
         units, memory, runtimes, sensors, limits: see there.
         notes: remarks for people.
         taken_from: profile that was chosen for this machine, where the profile is detected.
+        origins: the files that it was made from, nearest first; says where a statement is to be
+            found, and is no part of what the device is: not compared, not in JSON.
     """
 
     name: str
@@ -246,10 +265,46 @@ class Profile:
     limits: Limits = field(default_factory=Limits)
     notes: tuple[str, ...] = ()
     taken_from: str = ""
+    origins: tuple[Origin, ...] = field(default=(), compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON document; `edgesdk.profile.profile_from_json` is the inverse."""
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if key != "origins"}
+
+    def cite(
+        self, key: str, value: str | float | bool | None, why: str, figure: Figure | None = None
+    ) -> Cause:
+        """A statement of this profile as a cause, with the file that makes it and its source.
+
+        Args:
+            key: dotted key of the statement, or of a part of it.
+            value: what it says.
+            why: what follows from it.
+            figure: where the statement is one; it has a source of its own.
+        """
+        origin, is_stated = self._origin(key)
+        stated = figure or origin or self
+        return Cause(
+            kind="profile",
+            key=key,
+            value=value,
+            why=why,
+            source=stated.source if is_stated else "the default, where nothing else is stated",
+            date=stated.date if is_stated else "",
+            file=origin.file if origin else "",
+        )
+
+    def _origin(self, key: str) -> tuple[Origin | None, bool]:
+        """The nearest file that states a key, or the statement that the key is a part of.
+
+        For a default, which no file states, and False: the nearest with a table of that runtime.
+        """
+        while key:
+            for origin in self.origins:
+                if key in origin.keys or f"{key}.name" in origin.keys:
+                    return origin, key in origin.keys
+            key = key.rpartition(".")[0]
+        return None, True
 
     def unit(self, name: str) -> Unit:
         """The unit of that name.
@@ -283,41 +338,74 @@ class Profile:
         Returns:
             The level, and a sentence that cites the key it comes from.
         """
-        runtime = self.runtime(backend)
-        hardware = _find(self.unit(unit).capabilities, op, precision, granularity)
-        engine = _find(runtime.capabilities, op, precision, granularity)
-        if hardware is None:
-            return "unsupported", f"units.{unit}.capabilities does not list {precision}"
-        rows = [(f"units.{unit}", hardware)]
-        rows += [(f"runtimes.{runtime.name}", engine)] if engine else []
-        owner, row = max(rows, key=lambda pair: SUPPORTS.index(pair[1].support))
-        why = f": {row.why}" if row.why else ""
-        return row.support, f"{owner}.{row.path} = {row.support!r}{why}"
+        level, cause = self._support(backend, unit, precision, granularity, op)
+        return level, str(cause)
 
     def rejects(self, recipe: Recipe, backend: str) -> str | None:
         """Why a recipe makes no sense on this device with this backend, or None. Pure.
 
         Weight-only recipes are kept where they are emulated: they still save memory and storage.
         """
+        causes = self.causes_against(recipe, backend)
+        return reason(causes, self.name) if causes else None
+
+    def causes_against(self, recipe: Recipe, backend: str) -> tuple[Cause, ...]:
+        """The statements by which `rejects` rejects; empty where the recipe makes sense. Pure."""
         runtimes = [runtime for runtime in self.runtimes if runtime.name == backend]
         if not runtimes:
-            return f"profile {self.name}: {_unknown('backend', backend, _names(self.runtimes))}"
+            why = _unknown("backend", backend, _names(self.runtimes))
+            return (self.cite("runtimes", None, why),)
         (runtime,) = runtimes
-        reason = _engine_refusal(recipe, runtime)
-        if reason is None:
-            reasons = [self._unit_refusal(recipe, backend, unit) for unit in runtime.units]
-            reason = None if None in reasons else "; ".join(filter(None, reasons))
-        return f"profile {self.name}: {reason}" if reason else None
+        on_units = [self._against_unit(recipe, backend, unit) for unit in runtime.units]
+        refused = [] if None in on_units else [cause for cause in on_units if cause]
+        return (*self._against_engine(recipe, runtime), *refused)
 
-    def _unit_refusal(self, recipe: Recipe, backend: str, unit: str) -> str | None:
+    def _against_engine(self, recipe: Recipe, runtime: Runtime) -> Iterator[Cause]:
+        """Why an engine gains nothing from a recipe on any unit."""
+        key = f"runtimes.{runtime.name}"
+        static = recipe.mode == "static"
+        # Weight-only forms have operations of the engines' own, which older opsets carry too.
+        modern = static and (recipe.activation_bits == 16 or recipe.weight_bits == 4)
+        newest = runtime.max_opset
+        if modern and newest and newest.value < _INT4_OPSET:
+            why = f"4- and 16-bit quantization need opset {_INT4_OPSET}"
+            yield self.cite(f"{key}.max_opset", newest.value, why, newest)
+        if runtime.symmetric_only and static and not recipe.symmetric:
+            why = "activations need the option '-symmetric'"
+            yield self.cite(f"{key}.symmetric_only", True, why)
+        clips = recipe.mode in ("static", "dynamic") and recipe.weight_bits == 8
+        clips = clips and recipe.activation_bits == 8 and not recipe.reduce_range
+        if runtime.u8s8_saturates and clips:
+            why = "int8 sums clip; use the option '-reduce'"
+            yield self.cite(f"{key}.u8s8_saturates", True, why)
+        if recipe.reduce_range and not runtime.u8s8_saturates:
+            why = "'-reduce' only costs precision here"
+            yield self.cite(f"{key}.u8s8_saturates", False, why)
+
+    def _against_unit(self, recipe: Recipe, backend: str, unit: str) -> Cause | None:
         """Why one unit gains nothing from a recipe, or None."""
         granularity: Granularity = "block" if recipe.block else recipe.granularity
         for precision in _precisions(recipe):
-            support, cited = self.support(backend, unit, precision, granularity)
+            support, cause = self._support(backend, unit, precision, granularity)
             smaller = precision.endswith("-only") and support == "emulated"
             if support != "fast" and not smaller:
-                return cited
+                return cause
         return None
+
+    def _support(
+        self, backend: str, unit: str, precision: str, granularity: Granularity, op: str = ANY_OP
+    ) -> tuple[Support, Cause]:
+        """`support`, with the statement as a cause."""
+        runtime = self.runtime(backend)
+        hardware = _find(self.unit(unit).capabilities, op, precision, granularity)
+        engine = _find(runtime.capabilities, op, precision, granularity)
+        if hardware is None:
+            key = f"units.{unit}.capabilities"
+            return "unsupported", self.cite(key, None, f"does not list {precision}")
+        rows = [(f"units.{unit}", hardware)]
+        rows += [(f"runtimes.{runtime.name}", engine)] if engine else []
+        owner, row = max(rows, key=lambda pair: SUPPORTS.index(pair[1].support))
+        return row.support, self.cite(f"{owner}.{row.path}", row.support, row.why)
 
     def mismatch(self, machine: Machine) -> str | None:
         """Why a machine cannot stand in for this device, running nothing or proving nothing."""
@@ -392,25 +480,6 @@ def _precisions(recipe: Recipe) -> tuple[str, ...]:
     tail = f"a{recipe.activation_bits}" if recipe.mode == "static" else f"-{recipe.mode}"
     floats = () if recipe.execution == "fp32" else (recipe.execution,)
     return (f"w{recipe.weight_bits}{tail}", *floats)
-
-
-def _engine_refusal(recipe: Recipe, runtime: Runtime) -> str | None:
-    """Why an engine gains nothing from a recipe on any unit, or None."""
-    key = f"runtimes.{runtime.name}"
-    integer = recipe.mode in ("static", "dynamic")
-    # Weight-only forms have operations of the engines' own, which older opsets carry too.
-    modern = recipe.mode == "static" and (recipe.activation_bits == 16 or recipe.weight_bits == 4)
-    if modern and runtime.max_opset and runtime.max_opset.value < _INT4_OPSET:
-        read = f"{key}.max_opset = {runtime.max_opset.value:g}"
-        return f"{read}; 4- and 16-bit quantization need opset {_INT4_OPSET}"
-    if runtime.symmetric_only and recipe.mode == "static" and not recipe.symmetric:
-        return f"{key}.symmetric_only = true: activations need the option '-symmetric'"
-    clips = integer and recipe.weight_bits == 8 and recipe.activation_bits == 8
-    if runtime.u8s8_saturates and clips and not recipe.reduce_range:
-        return f"{key}.u8s8_saturates = true: int8 sums clip; use the option '-reduce'"
-    if recipe.reduce_range and not runtime.u8s8_saturates:
-        return f"{key}.u8s8_saturates = false: '-reduce' only costs precision here"
-    return None
 
 
 def _find(

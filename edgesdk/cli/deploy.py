@@ -16,6 +16,7 @@ from edgesdk.cli.options import (
     Json,
     Lengths,
     Metrics,
+    Objective,
     Recipes,
     Samples,
     Threads,
@@ -39,10 +40,7 @@ def deploy(
     metrics: Metrics = None,
     budget: BudgetText = None,
     floors: Floors = None,
-    objective: Annotated[
-        str | None,
-        typer.Option("--objective", help="latency (default), size, memory or quality."),
-    ] = None,
+    objective: Objective = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Output folder: new or empty.")
     ] = None,

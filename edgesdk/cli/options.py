@@ -33,6 +33,10 @@ Metrics = Annotated[
 BudgetText = Annotated[
     str | None, typer.Option("--budget", "-b", help="Limits: latency=20ms,memory=200MB,size=10MB.")
 ]
+Objective = Annotated[
+    str | None,
+    typer.Option("--objective", help="latency (default), size, memory or quality."),
+]
 Floors = Annotated[
     list[str] | None,
     typer.Option("--floor", "-f", help="Quality floor: top1=-1%, cosine=0.99. Repeatable."),

@@ -9,7 +9,7 @@ import typer
 from rich.console import Group
 from rich.table import Table
 
-from edgesdk.cli.options import Backends, Json, Lengths, Recipes, Samples
+from edgesdk.cli.options import Backends, BudgetText, Json, Lengths, Objective, Recipes, Samples
 from edgesdk.cli.options import Profile as ProfileOption
 from edgesdk.cli.output import emit, reported_errors
 
@@ -21,14 +21,25 @@ def plan(
         typer.Argument(help="An ONNX file; default: the one that edgesdk.toml here names."),
     ] = None,
     samples: Samples = None,
+    budget: BudgetText = None,
+    objective: Objective = None,
     backends: Backends = None,
     recipes: Recipes = None,
     lengths: Lengths = None,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            help="Say why each is tried or ruled out: the line of the profile or the fact behind it, "
+            "where that is from, and the command for the nearest form that works.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Say what deploy would try on a device, in which order, and what is ruled out and why."""
     from edgesdk.cli.settle import settle_request
     from edgesdk.deployment import preview
+    from edgesdk.report.explanation import explained, explanation_view
 
     with reported_errors(as_json=as_json):
         settled = settle_request(
@@ -36,15 +47,19 @@ def plan(
             samples=samples,
             calibration=None,
             metrics=None,
-            budget=None,
+            budget=budget,
             floors=None,
-            objective=None,
+            objective=objective,
             backends=backends,
             recipes=recipes,
             threads=None,
             lengths=lengths,
         )
         made = preview(**settled, profile=profile)
+        if explain:
+            command = _deploy_command(model, profile, samples)
+            emit(explained(made, command), explanation_view(made, command), as_json=as_json)
+            return
         tried = Table("#", "candidate", "why", title="would try, in this order")
         for number, candidate in enumerate(made.candidates, start=1):
             tried.add_row(str(number), candidate.name, candidate.why)
@@ -52,3 +67,10 @@ def plan(
         for item in made.rejected:
             out.add_row(item.name, item.reason)
         emit(made.to_json(), Group(tried, out, *made.notes), as_json=as_json)
+
+
+def _deploy_command(model: Path | None, profile: str, samples: str | None) -> tuple[str, ...]:
+    """The words of the deploy that this plan is for."""
+    named = () if model is None else (str(model),)
+    given = () if samples is None else ("--samples", samples)
+    return ("edgesdk", "deploy", *named, "--profile", profile, *given)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from edgesdk.cause import Cause
 from edgesdk.files import sha256_json
 from edgesdk.recipe import Recipe
 
@@ -58,13 +59,54 @@ class Candidate:
         ((_, choice),) = self.choices
         return choice
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What must be there to make it, in words."""
+        return tuple(
+            dict.fromkeys(need for _, choice in self.choices for need in choice.recipe.needs)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alternative:
+    """What to do instead of a rejected candidate.
+
+    Attributes:
+        name: the nearest legal candidate, or the rejected one itself where it only lacks something.
+        options: what to add to the command line of `edgesdk deploy`.
+    """
+
+    name: str
+    options: tuple[str, ...]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected:
-    """A candidate that the plan ruled out before trying it, and why."""
+    """A candidate that the plan ruled out before trying it, and why.
+
+    Attributes:
+        name: `backend/recipe`, or `backend/*` for a backend that cannot be used at all.
+        reason: in a sentence.
+        causes: the facts behind it; at least one.
+        alternative: what to do instead, where there is something.
+    """
 
     name: str
     reason: str
+    causes: tuple[Cause, ...]
+    alternative: Alternative | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a JSON document."""
+        instead = self.alternative
+        return {
+            "name": self.name,
+            "reason": self.reason,
+            "causes": [cause.to_json() for cause in self.causes],
+            "alternative": {"name": instead.name, "options": list(instead.options)}
+            if instead
+            else None,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +115,7 @@ class Plan:
 
     Attributes:
         baseline: the float original on the first backend; everything is compared with it.
-        candidates: best guess first; the baseline is not among them.
+        candidates: best guesses first, the backends in turns; the baseline is not among them.
         rejected: each with its reason.
         shapes: fixed input shapes that the deployed form takes, or None where they stay dynamic.
         notes: what the user should know (no calibration data, a missing engine, …).
@@ -89,8 +131,11 @@ class Plan:
         """Plain values for a JSON document."""
         return {
             "baseline": self.baseline.name,
-            "candidates": [{"name": item.name, "why": item.why} for item in self.candidates],
-            "rejected": [{"name": item.name, "reason": item.reason} for item in self.rejected],
+            "candidates": [
+                {"name": item.name, "why": item.why, "needs": list(item.needs)}
+                for item in self.candidates
+            ],
+            "rejected": [item.to_json() for item in self.rejected],
             "shapes": {name: list(shape) for name, shape in self.shapes} if self.shapes else None,
             "notes": list(self.notes),
         }

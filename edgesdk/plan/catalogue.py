@@ -8,10 +8,14 @@ about speed is only a reason to measure.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from edgesdk.cause import Cause
 from edgesdk.recipe import Recipe
+
+_MEASURED = "measured by edgesdk on its reference models"
+_DATE = "2026-11-21"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,10 +28,10 @@ class Suggestion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuledOut:
-    """A recipe's name and, in a sentence, why it is not worth its time here."""
+    """A recipe that is not worth its time here, and the fact that says so."""
 
-    name: str
-    reason: str
+    recipe: Recipe
+    cause: Cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +42,10 @@ class _Traits:
     products: int
     recurrent: int
     tables: int
-    attention: bool
+    softmax: int
+    matmuls: int
     calibration: bool
     storage: bool
-    bf16: bool
 
     @property
     def weighted(self) -> bool:
@@ -50,7 +54,8 @@ class _Traits:
     @property
     def transformer(self) -> bool:
         """Mostly products around attention, rather than convolutions with an attention block."""
-        return self.attention and self.products > self.convolutions
+        attention = self.softmax > 0 and self.matmuls >= 4 * self.softmax
+        return attention and self.products > self.convolutions
 
 
 def recipes_worth_trying(
@@ -59,98 +64,102 @@ def recipes_worth_trying(
     ops: Mapping[str, int],
     calibration: bool,
     storage: bool = True,
-    executions: Collection[str] = ("fp32",),
 ) -> tuple[tuple[Suggestion, ...], tuple[RuledOut, ...]]:
     """Recipes for a model on a backend, best guess first, and those ruled out.
+
+    What the device or the engine cannot run is for the profile and the adapter to say.
 
     Args:
         backend: `onnxruntime` or `openvino`; any other gets what runs as plain ONNX operators.
         ops: how many nodes of each operator the model has, subgraphs included.
         calibration: whether there are real samples to calibrate on.
         storage: whether a smaller file or less memory is worth anything by itself.
-        executions: float types in which the backend executes natively on the device.
     """
     traits = _Traits(
         convolutions=ops.get("Conv", 0) + ops.get("ConvTranspose", 0),
         products=ops.get("MatMul", 0) + ops.get("Gemm", 0),
         recurrent=ops.get("LSTM", 0) + ops.get("GRU", 0) + ops.get("RNN", 0),
         tables=ops.get("Gather", 0),
-        attention=ops.get("Softmax", 0) > 0 and ops.get("MatMul", 0) >= 4 * ops.get("Softmax", 0),
+        softmax=ops.get("Softmax", 0),
+        matmuls=ops.get("MatMul", 0),
         calibration=calibration,
         storage=storage,
-        bf16="bf16" in executions,
     )
     lists = {"onnxruntime": _onnxruntime, "openvino": _openvino}
     found = list(lists.get(backend, _anywhere)(traits))
     suggestions = tuple(
-        Suggestion(recipe=Recipe.parse(name), why=why) for name, why, fits in found if fits
+        Suggestion(recipe=Recipe.parse(name), why=told)
+        for name, told in found
+        if isinstance(told, str)
     )
-    ruled_out = tuple(RuledOut(name=name, reason=why) for name, why, fits in found if not fits)
+    ruled_out = tuple(
+        RuledOut(recipe=Recipe.parse(name), cause=told)
+        for name, told in found
+        if isinstance(told, Cause)
+    )
     return suggestions, ruled_out
 
 
-_Entry = tuple[str, str, bool]
-"""A name, why it is in or why it is out, and whether it is in."""
+_Entry = tuple[str, str | Cause]
+"""A name, and why it is worth trying or the cause why not."""
 
 
 def _onnxruntime(traits: _Traits) -> Iterator[_Entry]:
-    if traits.products:
-        why = "int8 products with ranges found at run time, no samples needed"
-        yield "w8a8-dynamic", why, True
+    dynamic = "int8 products with ranges found at run time, no samples needed"
     if traits.transformer:
+        yield "w8a8-dynamic", dynamic
         why = "the same with 7-bit weights, for CPUs whose int8 product saturates"
-        yield "w8a8-dynamic-reduce", why, True
-        why = "int8 weights in blocks, nearly lossless (cosine 0.999 on a text encoder)"
-        yield "w8b32-only", why, True
+        yield "w8a8-dynamic-reduce", why
+        yield (
+            "w8b32-only",
+            "int8 weights in blocks, nearly lossless (cosine 0.999 on a text encoder)",
+        )
         why = "attention masks ruin fixed ranges (cosine 0.34 on a text encoder)"
-        yield "w8a8-static", why, False
+        yield "w8a8-static", _of_model("Softmax", traits.softmax, why)
         why = "ranges found at run time lose less (0.992 against 0.986) and need no samples"
-        yield "w8a8-static-weighted", why, False
+        yield "w8a8-static-weighted", _of_model("Softmax", traits.softmax, why)
         if traits.storage:
-            why = "int4 weights in blocks: an eighth of the file"
-            yield "w4b32-only", why, True
+            yield "w4b32-only", "int4 weights in blocks: an eighth of the file"
     else:
         yield from _calibrated(
             traits,
             ("w8a8-static", "int8 from end to end"),
             ("w8a8-static-weighted", "int8 where the weights are, everything between in float"),
         )
+        if traits.products:
+            yield "w8a8-dynamic", dynamic
     if traits.convolutions:
         why = "convolutions with ranges found at run time have no fast kernel in onnxruntime"
-        yield "w8a8-dynamic-weighted", why, False
+        yield "w8a8-dynamic-weighted", _of_model("Conv", traits.convolutions, why)
     yield from _anywhere(traits)
 
 
 def _openvino(traits: _Traits) -> Iterator[_Entry]:
-    if traits.bf16:
-        yield "bf16", "executes in bfloat16 on this device's matrix units", True
+    yield "bf16", "executes in bfloat16 on this device's matrix units"
     if traits.transformer:
         placed = "w8a8-static-nncf-mixed-transformer"
         yield from _calibrated(
             traits,
             (placed, "int8 placed for attention, outliers smoothed into the weights"),
-            *(((f"{placed}-bf16", "the same, the rest in bfloat16"),) if traits.bf16 else ()),
+            (f"{placed}-bf16", "the same, the rest in bfloat16"),
         )
     else:
         yield from _calibrated(
             traits,
             ("w8a8-static-nncf-mixed", "int8 with asymmetric activations, for swish-like ones"),
             ("w8a8-static-nncf", "int8 with symmetric activations, the fastest form"),
-            *(
-                (("w8a8-static-nncf-bf16", "the same, the rest in bfloat16"),)
-                if traits.bf16
-                else ()
-            ),
+            ("w8a8-static-nncf-bf16", "the same, the rest in bfloat16"),
         )
     if traits.weighted:
-        why = "int8 weights, computed with as they are where the engine can"
-        yield "w8-only", why, True
-        if traits.bf16:
-            yield "w8-only-bf16", "int8 weights, the rest executed in bfloat16", True
+        yield "w8-only", "int8 weights, computed with as they are where the engine can"
+        yield "w8-only-bf16", "int8 weights, the rest executed in bfloat16"
         yield from _stored(traits, "fp32-w16", "float weights in 16 bits: half the file")
     if traits.products:
         why = "ranges found at run time, as onnxruntime writes them, run 3 to 10 times slower here"
-        yield "w8a8-dynamic", why, False
+        slow = Cause(
+            kind="catalogue", key="openvino.w8a8-dynamic", why=why, source=_MEASURED, date=_DATE
+        )
+        yield "w8a8-dynamic", slow
 
 
 def _anywhere(traits: _Traits) -> Iterator[_Entry]:
@@ -163,10 +172,10 @@ def _anywhere(traits: _Traits) -> Iterator[_Entry]:
 def _stored(traits: _Traits, name: str, why: str) -> Iterator[_Entry]:
     """A recipe that makes the file smaller and nothing faster."""
     if traits.storage:
-        yield name, why, True
+        yield name, why
     else:
-        reason = f"{why}, at the same speed; ask for it by --objective size or a size limit"
-        yield name, reason, False
+        against = f"{why}, at the same speed; ask for it by --objective size or a size limit"
+        yield name, Cause(kind="budget", key="objective", why=against)
 
 
 def _calibrated(traits: _Traits, *entries: tuple[str, str]) -> Iterator[_Entry]:
@@ -175,9 +184,15 @@ def _calibrated(traits: _Traits, *entries: tuple[str, str]) -> Iterator[_Entry]:
         if not (traits.convolutions or traits.products):
             continue
         if traits.recurrent:
-            why = "recurrent state does not survive fixed int8 ranges (cosine 0.4 was seen)"
-            yield name, why, False
+            against = "recurrent state does not survive fixed int8 ranges (cosine 0.4 was seen)"
+            yield name, _of_model("LSTM, GRU, RNN", traits.recurrent, against)
         elif not traits.calibration:
-            yield name, "needs calibration samples; give --samples", False
+            against = "needs calibration samples; give --samples"
+            yield name, Cause(kind="samples", key="calibration_rows", value=0, why=against)
         else:
-            yield name, why, True
+            yield name, why
+
+
+def _of_model(op: str, count: int, why: str) -> Cause:
+    """A fact of the model: how many nodes of a kind it has, and what was seen to follow from it."""
+    return Cause(kind="model", key=f"ops.{op}", value=count, why=why, source=_MEASURED, date=_DATE)

@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from itertools import chain, zip_longest
 
 from edgesdk.budget import Budget
+from edgesdk.cause import Cause, reason
 from edgesdk.errors import BackendUnavailable, ModelError
-from edgesdk.model import Model, check_readable
+from edgesdk.model import Model
 from edgesdk.pipeline import SINGLE, Pipeline
-from edgesdk.plan.candidate import Candidate, Choice, Plan, Rejected
+from edgesdk.plan.alternatives import nearest
+from edgesdk.plan.candidate import Alternative, Candidate, Choice, Plan, Rejected
 from edgesdk.plan.catalogue import recipes_worth_trying
+from edgesdk.plan.engine import (
+    Engine,
+    EngineFacts,
+    against_choice,
+    against_engine,
+    against_model,
+)
 from edgesdk.profile_values import Profile
-from edgesdk.recipe import EXECUTIONS, Execution, Recipe
+from edgesdk.recipe import Recipe
 
+__all__ = ["Engine", "EngineFacts", "SampleFacts", "make_plan"]
 
-class EngineFacts(Protocol):
-    """What the plan asks of a backend; `edgesdk.backend.Backend` offers it."""
-
-    def rejects(self, recipe: Recipe) -> str | None:
-        """Why the engine cannot run a recipe whatever the model."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Engine:
-    """A backend as the plan sees it.
-
-    Attributes:
-        name: the backend's name.
-        facts: what it can run; None when the backend is not there at all.
-        version: the engine's version here; empty when it is not usable.
-        unavailable: why it cannot be used here, or None.
-    """
-
-    name: str
-    facts: EngineFacts | None
-    version: str = ""
-    unavailable: str | None = None
+_SAMPLES = Alternative(name="", options=("--samples", "SAMPLES"))
+_SMALLER = Alternative(name="", options=("--objective", "size"))
+"""What makes a recipe worth trying that only lacks something."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,125 +73,194 @@ def make_plan(
         RecipeError: a name in `only` does not decode.
     """
     model = pipeline.single.model
-    rejected: list[Rejected] = []
-    usable: list[Engine] = []
-    unreadable: list[str] = []
-    for engine in engines:
-        unread = None
-        reason = _unusable(engine, profile)
-        if reason is None:
-            unread = _unreadable(engine, profile, model)
-            reason = unread
-        if reason is None:
-            usable.append(engine)
-        else:
-            rejected.append(Rejected(name=f"{engine.name}/*", reason=reason))
-        if unread is not None:
-            unreadable.append(unread)
-    if not usable:
-        reasons = "; ".join(f"{item.name[:-2]}: {item.reason}" for item in rejected)
-        if unreadable and len(unreadable) == len(rejected):
-            raise ModelError(f"no runtime of profile {profile.name!r} reads this model: {reasons}")
-        raise BackendUnavailable(f"no usable backend for profile {profile.name!r}: {reasons}")
-
+    asked = _Asked(model=model, profile=profile, samples=samples, budget=budget, only=only)
+    usable, unusable = _usable(engines, asked)
     baseline = _candidate(Choice(recipe=Recipe(), backend=usable[0].name), "the float original")
-    candidates: list[Candidate] = []
-    for engine in usable:
-        for choice, why in _choices(engine, model, profile, samples, budget, only, rejected):
-            reason = _reason_against(choice, engine, profile)
-            if reason is None:
-                candidates.append(_candidate(choice, why))
-                continue
-            rejected.append(Rejected(name=choice.name, reason=reason))
-            careful = _without_saturation(choice)
-            if careful and _reason_against(careful, engine, profile) is None:
-                candidates.append(_candidate(careful, f"{why}; 7-bit weights cannot saturate here"))
+    drafts = [_draft(engine, asked) for engine in usable]
+    candidates = tuple(_in_turns([draft.candidates for draft in drafts]))
+    refused = [item for draft in drafts for item in draft.refused]
     return Plan(
         baseline=baseline,
-        candidates=tuple(candidates),
-        rejected=tuple(rejected),
+        candidates=candidates,
+        rejected=(
+            *unusable,
+            *(_rejected(choice, causes, usable, candidates, asked) for choice, causes in refused),
+        ),
         shapes=_fixed_shapes(samples) if fix_shapes else None,
         notes=tuple(_notes(samples)),
     )
 
 
-def _unusable(engine: Engine, profile: Profile) -> str | None:
-    """Why an engine cannot be used here, or is not the one that the device has."""
-    if engine.unavailable or engine.facts is None:
-        return engine.unavailable or "not registered"
-    legal = [runtime.name for runtime in profile.runtimes]
-    if engine.name not in legal:
-        return f"profile {profile.name!r} has no such runtime; it has: {', '.join(legal)}"
-    return profile.runtime(engine.name).refuses_version(engine.version)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What a plan is made for."""
+
+    model: Model
+    profile: Profile
+    samples: SampleFacts
+    budget: Budget
+    only: Sequence[str]
+
+    @property
+    def calibration(self) -> bool:
+        return self.samples.calibration_rows > 0
+
+    @property
+    def wants_small(self) -> bool:
+        limited = any(limit.quantity in ("size", "memory") for limit in self.budget.limits)
+        return limited or self.budget.objective in ("size", "memory")
 
 
-def _unreadable(engine: Engine, profile: Profile, model: Model) -> str | None:
-    """Why the device's version of the engine cannot read the model."""
-    runtime = profile.runtime(engine.name)
-    max_opset = int(runtime.max_opset.value) if runtime.max_opset else model.opset
-    max_ir = int(runtime.max_ir.value) if runtime.max_ir else model.ir_version
-    return check_readable(model, max_opset, max_ir, f"{engine.name} {engine.version}")
+_Refused = tuple[Choice, tuple[Cause, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Draft:
+    """What there is to try on one engine, best guess first, and what not."""
+
+    candidates: tuple[Candidate, ...]
+    refused: tuple[_Refused, ...]
+
+
+def _usable(engines: Sequence[Engine], asked: _Asked) -> tuple[list[Engine], list[Rejected]]:
+    """The engines that can be used for the model, and the others.
+
+    Raises:
+        BackendUnavailable, ModelError: as `make_plan`.
+    """
+    usable: list[Engine] = []
+    rejected: list[Rejected] = []
+    unreadable = 0
+    for engine in engines:
+        causes = against_engine(engine, asked.profile)
+        said = reason(causes, asked.profile.name)
+        if not causes:
+            causes = against_model(engine, asked.profile, asked.model)
+            unreadable += bool(causes)
+            said = causes[0].why if causes else ""
+        if causes:
+            rejected.append(Rejected(name=f"{engine.name}/*", reason=said, causes=causes))
+        else:
+            usable.append(engine)
+    if not usable:
+        name = asked.profile.name
+        reasons = "; ".join(f"{item.name[:-2]}: {item.reason}" for item in rejected)
+        if unreadable and unreadable == len(rejected):
+            raise ModelError(f"no runtime of profile {name!r} reads this model: {reasons}")
+        raise BackendUnavailable(f"no usable backend for profile {name!r}: {reasons}")
+    return usable, rejected
+
+
+def _draft(engine: Engine, asked: _Asked) -> _Draft:
+    """What to try on one engine: of the user's choices, or of the catalogue's."""
+    wanted, refused = _wanted(engine, asked) if asked.only else _suggested(engine, asked)
+    found: dict[Choice, str] = {}
+    for choice, why in wanted:
+        causes = against_choice(choice, engine, asked.profile)
+        if not causes:
+            found.setdefault(choice, why)
+            continue
+        refused.append((choice, causes))
+        careful = _without_saturation(choice)
+        if careful and not against_choice(careful, engine, asked.profile):
+            found.setdefault(careful, f"{why}; 7-bit weights cannot saturate here")
+    return _Draft(
+        candidates=tuple(_candidate(choice, why) for choice, why in found.items()),
+        refused=tuple(refused),
+    )
+
+
+def _suggested(engine: Engine, asked: _Asked) -> tuple[list[tuple[Choice, str]], list[_Refused]]:
+    suggestions, ruled_out = recipes_worth_trying(
+        backend=engine.name,
+        ops=asked.model.op_histogram,
+        calibration=asked.calibration,
+        storage=asked.wants_small,
+    )
+    plain = (Choice(recipe=Recipe(), backend=engine.name), "the float model, graph cleaned")
+    return (
+        [plain, *((Choice(recipe=s.recipe, backend=engine.name), s.why) for s in suggestions)],
+        [(Choice(recipe=r.recipe, backend=engine.name), (r.cause,)) for r in ruled_out],
+    )
+
+
+def _wanted(engine: Engine, asked: _Asked) -> tuple[list[tuple[Choice, str]], list[_Refused]]:
+    chosen: list[tuple[Choice, str]] = []
+    refused: list[_Refused] = []
+    for wanted in asked.only:
+        backend, _, name = wanted.rpartition("/")
+        if backend not in ("", engine.name):
+            continue
+        choice = Choice(recipe=Recipe.parse(name), backend=engine.name)
+        if choice.recipe.needs_calibration and not asked.calibration:
+            why = "needs calibration samples, and there are none"
+            refused.append((choice, (_no_rows(why),)))
+        else:
+            chosen.append((choice, "asked for"))
+    return chosen, refused
+
+
+def _no_rows(why: str) -> Cause:
+    return Cause(kind="samples", key="calibration_rows", value=0, why=why)
+
+
+def _in_turns(lists: Sequence[Sequence[Candidate]]) -> Iterator[Candidate]:
+    """The first of every engine, then the second of every one: the best guesses come early."""
+    turns = chain.from_iterable(zip_longest(*lists))
+    return (candidate for candidate in turns if candidate is not None)
 
 
 def _candidate(choice: Choice, why: str) -> Candidate:
     return Candidate(choices=((SINGLE, choice),), why=why)
 
 
-def _choices(
-    engine: Engine,
-    model: Model,
-    profile: Profile,
-    samples: SampleFacts,
-    budget: Budget,
-    only: Sequence[str],
-    rejected: list[Rejected],
-) -> list[tuple[Choice, str]]:
-    """The choices to consider for one engine: the user's, or the catalogue's."""
-    calibration = samples.calibration_rows > 0
-    if not only:
-        suggestions, ruled_out = recipes_worth_trying(
-            backend=engine.name,
-            ops=model.op_histogram,
-            calibration=calibration,
-            storage=_wants_small(budget),
-            executions=[e for e in EXECUTIONS if _executes(engine, profile, e)],
-        )
-        rejected.extend(
-            Rejected(name=f"{engine.name}/{item.name}", reason=item.reason) for item in ruled_out
-        )
-        plain = (Choice(recipe=Recipe(), backend=engine.name), "the float model, graph cleaned")
-        return [
-            plain,
-            *((Choice(recipe=s.recipe, backend=engine.name), s.why) for s in suggestions),
-        ]
-    chosen = []
-    for wanted in only:
-        backend, _, name = wanted.rpartition("/")
-        if backend in ("", engine.name):
-            choice = Choice(recipe=Recipe.parse(name), backend=engine.name)
-            if choice.recipe.needs_calibration and not calibration:
-                reason = "needs calibration samples, and there are none"
-                rejected.append(Rejected(name=choice.name, reason=reason))
-            else:
-                chosen.append((choice, "asked for"))
-    return chosen
+def _rejected(
+    choice: Choice,
+    causes: tuple[Cause, ...],
+    usable: Sequence[Engine],
+    candidates: Sequence[Candidate],
+    asked: _Asked,
+) -> Rejected:
+    """A choice that was ruled out, with what to do instead."""
+    told = tuple(
+        replace(cause, value=asked.budget.objective) if cause.kind == "budget" else cause
+        for cause in causes
+    )
+    return Rejected(
+        name=choice.name,
+        reason=reason(told, asked.profile.name),
+        causes=told,
+        alternative=_alternative(choice, told, usable, candidates, asked),
+    )
 
 
-def _wants_small(budget: Budget) -> bool:
-    limited = any(limit.quantity in ("size", "memory") for limit in budget.limits)
-    return limited or budget.objective in ("size", "memory")
+def _alternative(
+    choice: Choice,
+    causes: tuple[Cause, ...],
+    usable: Sequence[Engine],
+    candidates: Sequence[Candidate],
+    asked: _Asked,
+) -> Alternative | None:
+    """What to give, or the nearest choice that works; None where the model itself speaks against it."""
+    kinds = {cause.kind for cause in causes}
+    if "model" in kinds:
+        return None
+    if "samples" in kinds:
+        return replace(_SAMPLES, name=choice.name)
+    if "budget" in kinds:
+        return replace(_SMALLER, name=choice.name)
+    planned = {candidate.name for candidate in candidates}
+    by_name = {engine.name: engine for engine in usable}
 
+    def is_legal(other: Choice) -> bool:
+        if other.name in planned or "catalogue" in kinds:
+            return other.name in planned  # what the catalogue did not suggest, it does not advise
+        if other.recipe.needs_calibration and not asked.calibration:
+            return False
+        return not against_choice(other, by_name[other.backend], asked.profile)
 
-def _executes(engine: Engine, profile: Profile, execution: Execution) -> bool:
-    """Whether an engine natively executes in a float type on the device."""
-    choice = Choice(recipe=Recipe(execution=execution), backend=engine.name)
-    return _reason_against(choice, engine, profile) is None
-
-
-def _reason_against(choice: Choice, engine: Engine, profile: Profile) -> str | None:
-    if engine.facts is None:
-        return "not registered"
-    return engine.facts.rejects(choice.recipe) or profile.rejects(choice.recipe, choice.backend)
+    found = nearest(choice, tuple(by_name), is_legal)
+    return Alternative(name=found.name, options=("--recipe", found.name)) if found else None
 
 
 def _without_saturation(choice: Choice) -> Choice | None:
