@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesdk.budget import Budget
+from edgesdk.clock import parse_duration
 from edgesdk.errors import InputError
 from edgesdk.metrics import own_names
 
@@ -21,6 +22,7 @@ _KEYS = {
     "backends": list,
     "recipes": list,
     "threads": int,
+    "time_budget": str,
     "budget": dict,
     "floors": dict,
 }
@@ -37,6 +39,7 @@ class ProjectConfig:
     backends: tuple[str, ...] = ()
     recipes: tuple[str, ...] = ()
     threads: int | None = None
+    time_budget_s: float | None = None
     budget: Budget = field(default_factory=Budget)
 
 
@@ -45,6 +48,7 @@ def read_config(path: Path) -> ProjectConfig:
 
     Raises:
         InputError: not TOML, an unknown key, or a value of the wrong type; names it.
+        BudgetError: a limit, floor or time budget that does not parse.
     """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -71,6 +75,7 @@ def read_config(path: Path) -> ProjectConfig:
         backends=tuple(data.get("backends", [])),
         recipes=tuple(data.get("recipes", [])),
         threads=data.get("threads"),
+        time_budget_s=parse_duration(data["time_budget"]) if "time_budget" in data else None,
         budget=_budget(data, own_names(metrics)),
     )
 

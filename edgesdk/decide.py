@@ -32,6 +32,8 @@ class Status(StrEnum):
     """Its times could not be trusted."""
     ERROR = "error"
     """A step crashed, hung, ran out of memory or refused."""
+    NO_TIME = "no_time"
+    """The time budget was used up before it was tried to the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +43,14 @@ class Outcome:
     Attributes:
         name: as in tables; `original` for the baseline.
         error: the step that failed and its reason, or None.
+        out_of_time: what the time budget did not allow, or None.
         quality, measurement: None where the candidate did not get that far.
     """
 
     name: str
     candidate: Candidate
     error: str | None = None
+    out_of_time: str | None = None
     quality: Quality | None = None
     measurement: Measurement | None = None
 
@@ -211,6 +215,8 @@ def _against(
     def because(status: Status, reason: str) -> Judged:
         return Judged(name=outcome.name, status=status, reason=reason)
 
+    if outcome.out_of_time:
+        return because(Status.NO_TIME, outcome.out_of_time)
     if outcome.error:
         return because(Status.ERROR, outcome.error)
     if outcome.quality is None:

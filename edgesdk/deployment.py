@@ -14,21 +14,23 @@ from edgesdk.backend import load_backend
 from edgesdk.budget import Budget
 from edgesdk.bundle.write import write_bundle
 from edgesdk.cache import Cache
+from edgesdk.clock import OUT_OF_TIME, Clock, spell
 from edgesdk.contents import bundle_contents
 from edgesdk.decide import Decision, Outcome, contenders, decide, sure_speed
 from edgesdk.device.local import LocalDevice
 from edgesdk.errors import (
     BackendUnavailable,
+    BudgetError,
     BudgetNotMet,
     DeviceError,
     ModelError,
     OutputError,
+    StepFailed,
 )
 from edgesdk.events import Event, Listener, nobody
 from edgesdk.evidence import Evidence
 from edgesdk.files import check_free_place, new_folder, sha256_json, write_json, write_text
 from edgesdk.machine import Machine, detect
-from edgesdk.measure.result import Measurement
 from edgesdk.measure.settings import Settings
 from edgesdk.metrics import load_metric
 from edgesdk.model import Model, read_model, unknown_ops
@@ -83,6 +85,8 @@ class Request:
         accept_undecided: let a candidate win whose quality the samples cannot decide.
         lengths: of open axes in made-up inputs, by symbolic name or `input.axis`.
         seed: of the split into calibration and evaluation.
+        time_budget_s: seconds for the whole search, above 0; what does not fit is not tried, and the
+            best found so far is taken. None for no limit.
     """
 
     model: Path
@@ -99,6 +103,7 @@ class Request:
     accept_undecided: bool = False
     lengths: tuple[tuple[str, int], ...] = ()
     seed: int = 0
+    time_budget_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,11 +160,15 @@ def deploy(
             a bundle is not.
     """
     request = Request(model=Path(model), profile=profile, **options)
+    clock = Clock(request.time_budget_s)
     target = Path(out) if out else Path(f"{request.model.stem}-{Path(profile).stem}")
     _check_target(target, force=force)
     facts = _read_usable_model(request.model)
     workshop = Workshop(
-        cache=cache or Cache(), limits=_limits(limits or Limits(), facts), refresh=refresh
+        cache=cache or Cache(),
+        limits=_limits(limits or Limits(), facts),
+        refresh=refresh,
+        clock=clock,
     )
     device_profile = load_profile(request.profile)
     machine = detect()
@@ -188,8 +197,9 @@ def deploy(
         evidence=evidence,
         listen=listen,
     )
-    original = open_original(bench, plan)
-    trials, baseline, notes = _try_all(bench, plan, original, request)
+    with _time_for_one(clock):
+        original = open_original(bench, plan)
+        trials, baseline, notes = _try_all(bench, plan, original, request)
     outcomes = [trial.outcome for trial in trials]
     decision = decide(baseline, outcomes, request.budget, accept_undecided=request.accept_undecided)
     listen(
@@ -336,7 +346,9 @@ def _try_all(
     known = partial(sure_speed, budget=request.budget, accept_undecided=request.accept_undecided)
     start = dict.fromkeys((c.single.backend for c in plan.candidates), prepared)
     trials: list[Trial] = []
-    before: Measurement | None = None
+    # Where time is short, first what nothing can be decided without.
+    bounded = bench.workshop.clock.budget_s is not None
+    before = measure_original(bench, original) if bounded else None
     total = len(plan.candidates)
     for candidate in plan.candidates:
         backend = candidate.single.backend
@@ -363,7 +375,8 @@ def _try_all(
         trials += refine(
             bench, trials, outcome, original, start, accept_undecided=request.accept_undecided
         )
-    return _second_chances(bench, trials, outcome, original, request), outcome, notes
+    trials = _second_chances(bench, trials, outcome, original, request)
+    return trials, outcome, (*notes, *_left_out(bench, trials))
 
 
 def _second_chances(
@@ -380,6 +393,36 @@ def _second_chances(
         measure_again(bench, trial, original) if trial.outcome.name in again else trial
         for trial in trials
     ]
+
+
+def _left_out(bench: Bench, trials: Sequence[Trial]) -> Iterator[str]:
+    """What to know when the time budget ended the search."""
+    late = sum(trial.outcome.out_of_time is not None for trial in trials)
+    if late:
+        yield (
+            f"{late} of {len(trials)} candidates were not tried to the end: the time budget of "
+            f"{spell(bench.workshop.clock.budget_s or 0.0)} was used up; finished steps are kept, "
+            "so the same deploy again goes on from there"
+        )
+
+
+@contextmanager
+def _time_for_one(clock: Clock) -> Iterator[None]:
+    """Around what has to be done in any case.
+
+    Raises:
+        BudgetError: the time budget ended before the original was measured.
+    """
+    try:
+        yield
+    except StepFailed as exc:
+        if exc.kind != OUT_OF_TIME:
+            raise
+        raise BudgetError(
+            f"{exc}, before the original model was measured, so there is nothing to decide on; "
+            f"give more than {spell(clock.budget_s or 0.0)}. Finished steps are kept: the same "
+            "deploy again goes on from there"
+        ) from exc
 
 
 def _finish(

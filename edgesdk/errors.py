@@ -90,7 +90,8 @@ class StepFailed(EnvironmentProblem):
     """An isolated step did not deliver.
 
     Attributes:
-        kind: `error` (it said why), `crash` (a signal), `timeout`, `memory`, or `killed` (from outside).
+        kind: `error` (it said why), `crash` (a signal), `timeout`, `memory`, `killed` (from outside),
+            or `out_of_time`: the deploy's time budget did not allow it.
         log: the end of what the step printed, for the report.
     """
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edgesdk.backend import require_backend
 from edgesdk.budget import Budget
+from edgesdk.clock import OUT_OF_TIME, Work
 from edgesdk.comparison import Record
 from edgesdk.decide import Outcome
 from edgesdk.device.base import Device
+from edgesdk.device.bounded import BoundedDevice
 from edgesdk.errors import BudgetError, EdgeSdkError, ModelError, SamplesError, StepFailed
 from edgesdk.events import Event, Listener
 from edgesdk.evidence import Evidence
@@ -127,7 +130,7 @@ def open_original(bench: Bench, plan: Plan) -> Original:
             {**_identity(bench, choice, converted), "rows": bench.samples.fingerprint},
         )
     except StepFailed as exc:
-        if exc.kind in ("timeout", "killed", "memory"):
+        if exc.kind in ("timeout", "killed", "memory", OUT_OF_TIME):
             raise
         raise ModelError(f"{choice.backend} cannot run the original model: {exc}") from exc
     bench.listen(
@@ -191,18 +194,19 @@ def try_candidate(
         hopeless: a speedup surely below this is not measured any closer.
     """
     name, choice = candidate.name, candidate.single
+    way = _way(choice)
     built: Built | None = None
     outcome = Outcome(name=name, candidate=candidate)
-    stage = "compress"
+    stage, ran = "compress", False
     try:
         bench.listen(Event(stage=stage, subject=name, state="begin"))
-        compressed = _compress(bench, choice, prepared)
-        stage = "convert"
+        compressed = _compress(bench, choice, prepared, way)
+        stage, ran = "convert", not compressed.cached
         bench.listen(Event(stage=stage, subject=name, state="begin"))
-        converted = _convert(bench, choice, compressed.path, compressed.key)
-        stage = "check"
+        converted = _convert(bench, choice, compressed.path, compressed.key, way[1:])
+        stage, ran = "check", ran or not converted.cached
         bench.listen(Event(stage=stage, subject=name, state="begin"))
-        checked = _check(bench, choice, converted, original)
+        checked = _check(bench, choice, converted, original, way[2:])
         record = Record.from_json(checked.response["record"])
         metrics = [load_metric(metric) for metric in bench.metrics]
         quality = judge(record, bench.budget.floors, metrics, synthetic=bench.samples.synthetic)
@@ -216,12 +220,17 @@ def try_candidate(
         if quality.verdict == Verdict.FAIL:
             bench.listen(_ended(name, f"{quality.verdict}: {quality.reason}", failed=True))
             return Trial(outcome=outcome, built=built), None
-        stage = "measure"
+        stage, ran = "measure", ran or not checked.cached
         bench.listen(Event(stage=stage, subject=name, state="begin"))
         before, after, cached = _measure(bench, original.built, built, hopeless=hopeless)
     except (BudgetError, SamplesError):
         raise  # about what the user gave, not about this candidate
     except EdgeSdkError as exc:
+        if isinstance(exc, StepFailed) and exc.kind == OUT_OF_TIME:
+            was_cut = exc.__cause__ is not None
+            late = f"{stage} not finished: {exc}" if was_cut or ran else f"not tried: {exc}"
+            bench.listen(_ended(name, late, failed=True))
+            return Trial(outcome=replace(outcome, out_of_time=late), built=built), None
         bench.listen(_ended(name, f"{stage}: {exc}", failed=True))
         return Trial(outcome=replace(outcome, error=f"{stage}: {exc}"), built=built), None
     bench.listen(
@@ -240,6 +249,8 @@ def measure_again(bench: Bench, trial: Trial, original: Original) -> Trial:
         _, after, cached = _measure(bench, original.built, trial.built, attempt=2)
     except EdgeSdkError as exc:
         bench.listen(_ended(name, f"measure: {exc}", failed=True))
+        if isinstance(exc, StepFailed) and exc.kind == OUT_OF_TIME:
+            return trial  # as noisy as it was
         return replace(trial, outcome=replace(trial.outcome, error=f"measure: {exc}"))
     bench.listen(_ended(name, f"measured again, {after.speedup} x", cached=cached))
     return replace(trial, outcome=replace(trial.outcome, measurement=after))
@@ -314,7 +325,17 @@ def look_inside(bench: Bench, built: Built, *, runs: int) -> Finished | None:
         return None
 
 
-def _compress(bench: Bench, choice: Choice, prepared: Prepared) -> Finished:
+def _way(choice: Choice) -> tuple[Work, ...]:
+    """The stages of a trial, each with what makes it take as long as another's."""
+    recipe, backend = choice.recipe, choice.backend
+    compressing = f"{recipe.mode}-{recipe.quantizer}"
+    return (
+        ("compress", compressing),
+        *((stage, backend) for stage in ("convert", "check", "measure")),
+    )
+
+
+def _compress(bench: Bench, choice: Choice, prepared: Prepared, way: Sequence[Work]) -> Finished:
     recipe = choice.recipe
     rows = bench.samples.calibration if recipe.needs_calibration else None
     return bench.workshop.step(
@@ -333,20 +354,28 @@ def _compress(bench: Bench, choice: Choice, prepared: Prepared) -> Finished:
             "rows": bench.samples.fingerprint if rows is not None else None,
             "tools": tool_versions(),
         },
+        like=way[0][1],
+        then=way[1:],
     )
 
 
-def _convert(bench: Bench, choice: Choice, model: Path, key: str) -> Finished:
+def _convert(
+    bench: Bench, choice: Choice, model: Path, key: str, way: Sequence[Work] = ()
+) -> Finished:
     version = require_backend(choice.backend).version()
     recipe = choice.recipe.stored.name
     return bench.workshop.step(
         "convert",
         {"model": str(model), "recipe": recipe, "backend": choice.backend},
         {"model": key, "recipe": recipe, "backend": choice.backend, "version": version},
+        like=choice.backend,
+        then=way[1:],
     )
 
 
-def _check(bench: Bench, choice: Choice, converted: Finished, original: Original) -> Finished:
+def _check(
+    bench: Bench, choice: Choice, converted: Finished, original: Original, way: Sequence[Work]
+) -> Finished:
     return bench.workshop.step(
         "check",
         {
@@ -363,6 +392,8 @@ def _check(bench: Bench, choice: Choice, converted: Finished, original: Original
             "metrics": [metric_identity(name) for name in bench.metrics],
             "golden": GOLDEN_ROWS,
         },
+        like=choice.backend,
+        then=way[1:],
     )
 
 
@@ -383,26 +414,29 @@ def _measure(
         attempt=attempt,
     )
     cached = bench.workshop.cache.has(key) and not bench.workshop.refresh
+    clock = bench.workshop.clock
+    work = (("measure", built.choice.backend),)
 
     def build(folder: Path) -> None:
-        before, after = measure_candidate(
-            baseline.target(bench.threads),
-            built.target(bench.threads),
-            Inputs(
-                names=tuple(info.name for info in bench.model.inputs),
-                rows=rows.paths(),
-                prefix=INPUT_PREFIX,
-            ),
-            settings,
-            bench.device,
-            folder,
-        )
+        with clock.bounding(work):
+            before, after = measure_candidate(
+                baseline.target(bench.threads),
+                built.target(bench.threads),
+                Inputs(
+                    names=tuple(info.name for info in bench.model.inputs),
+                    rows=rows.paths(),
+                    prefix=INPUT_PREFIX,
+                ),
+                settings,
+                BoundedDevice(bench.device, lambda: clock.left_s),
+                folder,
+            )
         found = {"before": before.to_json(), "after": after.to_json()}
         write_json(folder / MEASURED, {**found, "hopeless": settings.hopeless})
 
     folder = bench.workshop.cache.folder(key, build, refresh=bench.workshop.refresh)
     data = read_json(folder / MEASURED)
-    if cached and not _knows_enough(data, settings.hopeless):
+    if cached and not _knows_enough(data, settings.hopeless) and clock.allows(work):
         data = read_json(bench.workshop.cache.folder(key, build, refresh=True) / MEASURED)
         cached = False
     before, after = (Measurement.from_json(data[side]) for side in ("before", "after"))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edgesdk.cache import Cache
+from edgesdk.clock import Clock, Work
 from edgesdk.compress.onnx_io import HEAVY_BYTES
 from edgesdk.files import read_json
 from edgesdk.isolate import RESPONSE, run_isolated
@@ -57,34 +58,47 @@ class Finished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workshop:
-    """Where steps run and their results are kept."""
+    """Where steps run and their results are kept, and how much time there is for all of them."""
 
     cache: Cache
     limits: Limits
     refresh: bool = False
+    clock: Clock = field(default_factory=Clock)
 
-    def step(self, name: str, request: dict[str, Any], identity: dict[str, Any]) -> Finished:
+    def step(
+        self,
+        name: str,
+        request: dict[str, Any],
+        identity: dict[str, Any],
+        *,
+        like: str = "",
+        then: Sequence[Work] = (),
+    ) -> Finished:
         """Run `edgesdk.steps:name`, or take its earlier result.
 
         Args:
             name: a function of `edgesdk.steps`.
             request: what it is called with; holds paths.
             identity: what its result depends on, without paths: hashes, names, versions.
+            like: what makes its time comparable with that of other steps of this name.
+            then: what must follow for its result to be of use; it is not begun without time for all.
 
         Raises:
-            StepFailed: it crashed, hung, ran out of memory or refused, now or when last tried.
+            StepFailed: it crashed, hung, ran out of memory or refused, now or when last tried; or
+                it is not there yet and there is no time left to run it.
             EdgeSdkError: any other typed error it raised.
         """
         key = self.cache.key(name, **identity)
 
         def build(folder: Path) -> None:
-            run_isolated(
-                f"edgesdk.steps:{name}",
-                request,
-                folder=folder,
-                timeout_s=self.limits.timeout_s,
-                memory_bytes=self.limits.memory_bytes,
-            )
+            with self.clock.bounding(((name, like), *then)):
+                run_isolated(
+                    f"edgesdk.steps:{name}",
+                    request,
+                    folder=folder,
+                    timeout_s=min(self.limits.timeout_s, self.clock.left_s),
+                    memory_bytes=self.limits.memory_bytes,
+                )
 
         there = self.cache.has(key) and not self.refresh
         folder = self.cache.folder(key, build, refresh=self.refresh)

@@ -62,6 +62,13 @@ def deploy(
     step_timeout: Annotated[
         float, typer.Option("--step-timeout", min=1.0, help="Seconds that one step may take.")
     ] = 1800.0,
+    time_budget: Annotated[
+        str | None,
+        typer.Option(
+            "--time-budget",
+            help="Time for the whole search: 90s, 10m or 1h; takes the best found until then.",
+        ),
+    ] = None,
     memory_limit: Annotated[
         str | None,
         typer.Option(
@@ -102,6 +109,7 @@ def deploy(
             recipes=recipes,
             threads=threads,
             lengths=lengths,
+            time_budget=time_budget,
         )
         limits = Limits(timeout_s=step_timeout, memory_bytes=_bytes(memory_limit))
         try:

@@ -19,6 +19,7 @@ model = {model}
 # model's inputs: {inputs}), a folder of .npz files, or "module:function".
 # samples = "samples.npz"
 # metrics = ["top1"]
+# time_budget = "10m"     # for the whole search
 
 [budget]
 # latency = "20ms"      # 95th percentile of one run

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesdk.budget import Budget, parse_budget, parse_floor, parse_objective
+from edgesdk.clock import parse_duration
 from edgesdk.config import FILE_NAME, ProjectConfig, read_config
 from edgesdk.errors import InputError
 from edgesdk.metrics import own_names
@@ -25,6 +26,7 @@ def settle_request(
     recipes: list[str] | None,
     threads: int | None,
     lengths: list[str] | None,
+    time_budget: str | None = None,
 ) -> dict[str, Any]:
     """Arguments for `edgesdk.deployment.deploy` or `edgesdk.deployment.preview`.
 
@@ -56,6 +58,9 @@ def settle_request(
         "recipes": tuple(recipes or config.recipes),
         "threads": threads or config.threads,
         "lengths": tuple(map(_length, lengths or ())),
+        "time_budget_s": config.time_budget_s
+        if time_budget is None
+        else parse_duration(time_budget),
     }
 
 

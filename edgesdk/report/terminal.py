@@ -26,6 +26,7 @@ _STYLES = {
     "failed": "red",
     "noisy": "magenta",
     "error": "red",
+    "no_time": "dim",
 }
 
 

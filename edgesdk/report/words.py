@@ -21,6 +21,7 @@ STATUS_WORDS = {
     "failed": "failed",
     "noisy": "too noisy",
     "error": "error",
+    "no_time": "no time",
 }
 """`edgesdk.decide.Status` in two words at most, best first."""
 
