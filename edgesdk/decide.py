@@ -131,11 +131,13 @@ def decide(
     if winner is None:
         misses = _nearest_misses([baseline, *outcomes], budget, accept_undecided)
         return Decision(
-            chosen=None, judged=in_order, misses=misses, headline=_no_winner(misses, judged)
+            chosen=None,
+            judged=in_order,
+            misses=misses,
+            headline=_no_winner(misses, judged) + _late(outcomes),
         )
-    return Decision(
-        chosen=winner.name, judged=in_order, headline=_headline(winner, baseline, budget)
-    )
+    headline = _headline(winner, baseline, budget) + _late(outcomes)
+    return Decision(chosen=winner.name, judged=in_order, headline=headline)
 
 
 def sure_speed(
@@ -342,6 +344,12 @@ def _headline(winner: Outcome, baseline: Outcome, budget: Budget) -> str:
     if measurement.artifact_bytes >= before.artifact_bytes:
         size = f"{measurement.artifact_bytes / max(before.artifact_bytes, 1):.2f} x its size"
     return f"{speed}, {size}"
+
+
+def _late(outcomes: Sequence[Outcome]) -> str:
+    """What a decision that the time budget forced says of itself."""
+    late = sum(outcome.out_of_time is not None for outcome in outcomes)
+    return f"; there was no time for {late} of {len(outcomes)} candidates" if late else ""
 
 
 def _nearest_misses(

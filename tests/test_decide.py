@@ -184,6 +184,17 @@ def test_a_failed_step_is_shown_with_its_reason() -> None:
     assert decision.judged[1].reason == "convert: it crashed"
 
 
+def test_what_there_was_no_time_for_is_shown_with_its_reason_and_never_chosen() -> None:
+    late = replace(
+        outcome("late", measured(1.0, 9.0)), out_of_time="measure not finished: the time is over"
+    )
+    decision = decide(BASELINE, [late], Budget())
+    assert decision.chosen == ORIGINAL
+    assert decision.judged[1].status == Status.NO_TIME
+    assert "no time for 1 of 1" in decision.headline
+    assert decision.judged[1].reason == "measure not finished: the time is over"
+
+
 SPEEDS = st.floats(min_value=0.1, max_value=20.0)
 VERDICTS = st.sampled_from(list(Verdict))
 

@@ -146,6 +146,7 @@ def test_every_kind_of_fact_is_told_as_one(model: Model) -> None:
         ("x86-avx2", "openvino/w8a8-static-nncf-bf16", "openvino/w8a8-static-nncf-reduce"),
         ("x86-amx", "onnxruntime/bf16", "openvino/bf16"),
         ("x86-amx", "onnxruntime/w8a16-static", "onnxruntime/w8a8-static"),
+        ("mobile-npu", "qnn/fp32", "qnn/fp16"),
         ("jetson", "tensorrt/w8a8-static", "tensorrt/w8a8-static-symmetric"),
     ],
 )

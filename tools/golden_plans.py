@@ -20,16 +20,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgesdk.backend import Backend
 from edgesdk.budget import Budget
 from edgesdk.errors import EdgeSdkError
 from edgesdk.model import Model, read_model
 from edgesdk.onnxfile.nodes import NodeFacts
 from edgesdk.pipeline import Pipeline
 from edgesdk.plan.candidate import Plan
-from edgesdk.plan.make import Engine, SampleFacts, make_plan
+from edgesdk.plan.make import Engine, EngineFacts, SampleFacts, make_plan
 from edgesdk.profile import load_profile, profile_sources
 from edgesdk.profile_values import Profile
+from edgesdk.recipe import Recipe
 from edgesdk.signature import TensorInfo
 from edgesdk_backends.onnxruntime import OnnxRuntimeBackend
 from edgesdk_backends.openvino import OpenVinoBackend
@@ -38,11 +38,26 @@ GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden"
 REWRITE = "python tools/golden_plans.py --write"
 _BUILT_IN = "edgesdk_profiles/"
 _DETECTED = "x86"
-_VERSIONS: dict[str, tuple[Backend, str]] = {
+
+
+class _Unheard:
+    """What is known of an engine without an adapter: only what the profile says of it."""
+
+    def rejects(self, recipe: Recipe) -> None:
+        del recipe
+
+
+_ENGINES: dict[str, tuple[EngineFacts, str]] = {
     "onnxruntime": (OnnxRuntimeBackend(), "1.31.1"),
     "openvino": (OpenVinoBackend(), "2026.4.1"),
+    "litert": (_Unheard(), "2.1"),
+    "qnn": (_Unheard(), "2.7"),
+    "tensorrt": (_Unheard(), "10.3"),
 }
-"""Engines as data: what the adapters say without loading them, and one version for all machines."""
+"""Engines as data: what the adapters say without loading them, and one version for all machines.
+
+Those without an adapter are there so that the lines of the profiles about them are replayed too.
+"""
 _SAMPLES = {
     "calibrated": SampleFacts(calibration_rows=100, uniform_shapes=None, synthetic=False),
     "no samples": SampleFacts(calibration_rows=0, uniform_shapes=None, synthetic=True),
@@ -163,10 +178,8 @@ def _told(plan: Plan) -> Iterator[tuple[str, Said]]:
 
 
 def _engine(name: str) -> Engine:
-    if name not in _VERSIONS:
-        return Engine(name=name, facts=None, unavailable="no adapter")
-    backend, version = _VERSIONS[name]
-    return Engine(name=name, facts=backend, version=version)
+    known, version = _ENGINES[name]
+    return Engine(name=name, facts=known, version=version)
 
 
 def _nodes(ops: Mapping[str, int]) -> Iterator[NodeFacts]:

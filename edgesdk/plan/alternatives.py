@@ -8,7 +8,7 @@ from itertools import product
 
 from edgesdk.errors import RecipeError
 from edgesdk.plan.candidate import Choice
-from edgesdk.recipe import Recipe
+from edgesdk.recipe import EXECUTIONS, Recipe
 
 _COSTS = {"reduce_range": 1, "symmetric": 1, "activation_bits": 4, "execution": 8}
 """How far a change of one field goes: how numbers are rounded, how many they are, what computes."""
@@ -39,7 +39,7 @@ def _variants(choice: Choice, backends: Sequence[str]) -> list[tuple[int, Choice
         "reduce_range": (False, True) if integer else (False,),
         "symmetric": (recipe.symmetric, True) if recipe.mode == "static" else (False,),
         "activation_bits": (recipe.activation_bits, 8) if integer else (32,),
-        "execution": (recipe.execution, "fp32"),
+        "execution": tuple(dict.fromkeys((recipe.execution, "fp32", *EXECUTIONS))),
     }
     found = []
     for backend, *values in product(dict.fromkeys((choice.backend, *backends)), *options.values()):
