@@ -12,7 +12,7 @@
     option, in this order:
         "-nncf"                             who places the quantizers (else onnxruntime's tools)
         "-tensor"                           one weight scale per tensor (else per channel)
-        "-percentile" | "-entropy"          how ranges are chosen (else the observed min and max)
+        "-percentile" | "-entropy" | "-mse" how ranges are chosen (else the observed min and max)
         "-weighted"                         only Conv, Gemm and MatMul (else every op that can)
         "-mixed"                            asymmetric activations, symmetric weights (NNCF)
         "-transformer"                      NNCF's placement for attention blocks
@@ -36,14 +36,14 @@ from edgesdk.errors import RecipeError
 Mode = Literal["float", "static", "dynamic", "only"]
 Quantizer = Literal["ort", "nncf"]
 Granularity = Literal["channel", "tensor"]
-Ranges = Literal["minmax", "percentile", "entropy"]
+Ranges = Literal["minmax", "percentile", "entropy", "mse"]
 Execution = Literal["fp32", "bf16", "fp16"]
 EXECUTIONS: tuple[Execution, ...] = get_args(Execution)
 
 _OPTIONS = (
     ("nncf",),
     ("tensor",),
-    ("percentile", "entropy"),
+    ("percentile", "entropy", "mse"),
     ("weighted",),
     ("mixed",),
     ("transformer",),
@@ -142,8 +142,8 @@ class Recipe:
         if self.activation_bits == 16:
             return "NNCF quantizes activations to 8 bits"
         foreign = self.weighted_only or self.symmetric or self.granularity == "tensor"
-        if foreign or self.ranges == "entropy":
-            return "NNCF takes no 'weighted', 'symmetric', 'tensor' or 'entropy'"
+        if foreign or self.ranges in ("entropy", "mse"):
+            return "NNCF takes no 'weighted', 'symmetric', 'tensor', 'entropy' or 'mse'"
         if self.mode == "only" and self.weight_bits == 8 and self.block is not None:
             return "NNCF has no blocks of 8-bit weights"
         return None
@@ -198,7 +198,7 @@ class Recipe:
             block=int(match["block"]) if match["block"] else None,
             quantizer="nncf" if "nncf" in found else "ort",
             granularity="tensor" if "tensor" in found else "channel",
-            ranges=next((r for r in ("percentile", "entropy") if r in found), "minmax"),
+            ranges=next((r for r in ("percentile", "entropy", "mse") if r in found), "minmax"),
             weighted_only="weighted" in found,
             mixed="mixed" in found,
             transformer="transformer" in found,
@@ -211,6 +211,11 @@ class Recipe:
     def needs_calibration(self) -> bool:
         """True when real samples are needed to apply it."""
         return self.mode == "static"
+
+    @property
+    def needs_ranges(self) -> bool:
+        """True when it starts from ranges that we observe; NNCF observes for itself."""
+        return self.mode == "static" and self.quantizer == "ort"
 
     @property
     def needs(self) -> tuple[str, ...]:

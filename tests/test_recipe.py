@@ -93,6 +93,7 @@ def test_a_float16_graph_is_not_stored_as_a_float32_one() -> None:
 def test_only_calibrated_recipes_need_samples(recipe: Recipe) -> None:
     assert recipe.needs_calibration == (recipe.mode == "static")
     assert ("calibration samples" in recipe.needs) == recipe.needs_calibration
+    assert recipe.needs_ranges == (recipe.mode == "static" and recipe.quantizer == "ort")
 
 
 @pytest.mark.parametrize(
@@ -105,6 +106,7 @@ def test_only_calibrated_recipes_need_samples(recipe: Recipe) -> None:
         ("w8a8-static-mixed", "need 'nncf'"),
         ("w8a16-static-nncf", "8 bits"),
         ("w8a8-static-nncf-weighted", "takes no 'weighted'"),
+        ("w8a8-static-nncf-mse", "takes no 'weighted'.*or 'mse'"),
         ("w8-only-reduce", "7-bit"),
         ("w8a8-dynamic-percentile", "need mode 'static'"),
         ("w8a16-dynamic", "activations of 8 bits"),
