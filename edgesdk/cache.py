@@ -2,6 +2,7 @@
 
     ROOT/entries/<step>-<hash>/   what a step wrote, whole; entry.json lists its files
     ROOT/locks/<step>-<hash>      held while it is built; the kernel frees it when the holder dies
+    ROOT/unfinished/<step>-<hash> what a long step had done when it was killed
 
 An entry is built in a hidden `.part` folder beside its place, and renamed when it is finished and
 on the disk: a process killed at any moment leaves either the whole entry or none.
@@ -85,6 +86,14 @@ class Cache:
         identity = [_FORMAT, __version__, step, schema, inputs]
         return f"{step}-{sha256_json(identity)[:40]}"
 
+    def unfinished(self, step: str, **inputs: Any) -> Path:
+        """Where a long step keeps what it has done so far, and finds it after it was killed.
+
+        A file of this name need not exist; the step removes it when it is done. `trim` removes what
+        was not written for long.
+        """
+        return self.root / "unfinished" / self.key(step, **inputs)
+
     def has(self, key: str) -> bool:
         """Whether a finished, undamaged result (not a remembered failure) is there."""
         entry = self._entries / key
@@ -129,6 +138,9 @@ class Cache:
         for part in self._entries.glob(".*.part"):
             if time.time() - part.stat().st_mtime > spare_s:
                 shutil.rmtree(part, ignore_errors=True)
+        for left in (self.root / "unfinished").glob("*"):
+            if time.time() - left.stat().st_mtime > spare_s:
+                left.unlink(missing_ok=True)
         known = sorted(
             (_last_used(entry), tree_bytes(entry), entry)
             for entry in self._entries.iterdir()

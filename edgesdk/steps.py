@@ -37,8 +37,27 @@ def prepare(request: Request) -> Response:
     return {"path": _relative(prepared.path), "notes": list(prepared.notes)}
 
 
+def ranges(request: Request) -> Response:
+    """`model`, `calibration`, `most`, `checkpoint` -> `path`: what the model's activations held.
+
+    The file `checkpoint`, outside of this step's folder, outlives a kill.
+    """
+    from edgesdk.compress.ranges import observe
+
+    checkpoint = Path(request["checkpoint"])
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    observed = observe(
+        Path(request["model"]),
+        SampleSet.from_json(request["calibration"]),
+        _made("files") / "ranges.npz",
+        most=request["most"],
+        checkpoint=checkpoint,
+    )
+    return {"path": "files/ranges.npz", "rows": observed.rows, "notes": list(observed.notes)}
+
+
 def compress(request: Request) -> Response:
-    """`model`, `recipe`, `kept`, `calibration`, `memory_bytes` -> `path`, `notes`, quantized nodes."""
+    """`model`, `recipe`, `kept`, `calibration`, `ranges`, `memory_bytes` -> `path`, `notes`, counts."""
     from edgesdk.compress.apply import compress as apply_recipe
 
     rows = request["calibration"]
@@ -49,6 +68,7 @@ def compress(request: Request) -> Response:
             _made("files"),
             calibration=SampleSet.from_json(rows) if rows else None,
             kept=frozenset(request["kept"]),
+            ranges=Path(request["ranges"]) if request["ranges"] else None,
             memory_bytes=request["memory_bytes"],
         )
     except RecipeError as exc:

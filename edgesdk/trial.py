@@ -11,6 +11,7 @@ from edgesdk.backend import require_backend
 from edgesdk.budget import Budget
 from edgesdk.clock import OUT_OF_TIME, Work
 from edgesdk.comparison import Record
+from edgesdk.compress.calibration import RANGE_ROWS
 from edgesdk.decide import Outcome
 from edgesdk.device.base import Device
 from edgesdk.device.bounded import BoundedDevice
@@ -338,6 +339,7 @@ def _way(choice: Choice) -> tuple[Work, ...]:
 def _compress(bench: Bench, choice: Choice, prepared: Prepared, way: Sequence[Work]) -> Finished:
     recipe = choice.recipe
     rows = bench.samples.calibration if recipe.needs_calibration else None
+    ranges = _ranges(bench, prepared) if recipe.needs_ranges else None
     return bench.workshop.step(
         "compress",
         {
@@ -345,6 +347,7 @@ def _compress(bench: Bench, choice: Choice, prepared: Prepared, way: Sequence[Wo
             "recipe": recipe.stored.name,
             "kept": list(choice.kept),
             "calibration": rows.to_json() if rows is not None else None,
+            "ranges": str(ranges.path) if ranges is not None else None,
             "memory_bytes": bench.workshop.limits.memory_bytes,
         },
         {
@@ -352,10 +355,31 @@ def _compress(bench: Bench, choice: Choice, prepared: Prepared, way: Sequence[Wo
             "recipe": recipe.stored.name,
             "kept": list(choice.kept),
             "rows": bench.samples.fingerprint if rows is not None else None,
+            **({"ranges": ranges.key} if ranges is not None else {}),
             "tools": tool_versions(),
         },
         like=way[0][1],
         then=way[1:],
+    )
+
+
+def _ranges(bench: Bench, prepared: Prepared) -> Finished:
+    """What the activations of the prepared graph hold; several recipes start from it."""
+    identity = {
+        "model": prepared.key,
+        "rows": bench.samples.fingerprint,
+        "most": RANGE_ROWS,
+        "tools": tool_versions(),
+    }
+    return bench.workshop.step(
+        "ranges",
+        {
+            "model": str(prepared.path),
+            "calibration": bench.samples.calibration.to_json(),
+            "most": RANGE_ROWS,
+            "checkpoint": str(bench.workshop.cache.unfinished("ranges", **identity)),
+        },
+        identity,
     )
 
 

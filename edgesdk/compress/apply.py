@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from edgesdk.compress.blocks import quantize_blocks
 from edgesdk.compress.dynamic import quantize_dynamic
 from edgesdk.compress.floats import to_float16
 from edgesdk.compress.nncf_weights import compress_weights
+from edgesdk.compress.ranges import Observed, observe, read_ranges
 from edgesdk.compress.static_nncf import quantize_nncf
 from edgesdk.compress.static_ort import quantize_static
 from edgesdk.compress.stored import store_half, store_int8
@@ -58,6 +60,7 @@ def compress(
     *,
     calibration: SampleSet | None,
     kept: frozenset[str] = frozenset(),
+    ranges: Path | None = None,
     memory_bytes: int | None = None,
 ) -> Compressed:
     """Apply `recipe` to the prepared model and write the result into the folder `out`.
@@ -69,6 +72,8 @@ def compress(
         out: where `model.onnx` goes; need not exist.
         calibration: real samples, for recipes that need them.
         kept: names of nodes that stay float.
+        ranges: what `ranges.observe` wrote for this model and these samples; without it, recipes
+            that need ranges observe them now.
         memory_bytes: what this process may use; None for no limit.
 
     Raises:
@@ -90,8 +95,8 @@ def compress(
         onnx_io.copy_data_files(structure, model, target)
         shutil.copyfile(model, target)
         return _described(target, total, before)
-    _apply(model, recipe, target, calibration, kept)
-    result = _described(target, total, count_weighted(onnx_io.read_structure(target))[1])
+    notes = _apply(model, recipe, target, calibration, kept, ranges)
+    result = _described(target, total, count_weighted(onnx_io.read_structure(target))[1], notes)
     _check_effect(model, recipe, result, before)
     return result
 
@@ -106,13 +111,28 @@ def _apply(
     target: Path,
     calibration: SampleSet | None,
     kept: frozenset[str],
-) -> None:
+    ranges: Path | None,
+) -> tuple[str, ...]:
     try:
         with _quietly():
+            if recipe.needs_ranges:
+                observed = _observed(model, target, calibration, ranges)
+                return quantize_static(model, recipe, target, observed, kept)
             _dispatch(model, recipe, target, calibration, kept)
     except Exception as exc:  # libraries raise anything; this is the border where it gets a name
         kind = "memory" if isinstance(exc, MemoryError) else "error"
         raise StepFailed(f"{recipe}: {type(exc).__name__}: {str(exc)[:500]}", kind=kind) from exc
+    return ()
+
+
+def _observed(
+    model: Path, target: Path, calibration: SampleSet | None, ranges: Path | None
+) -> Observed:
+    if ranges is not None:
+        return read_ranges(ranges)
+    assert calibration is not None
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".ranges.") as folder:
+        return observe(model, calibration, Path(folder) / "ranges.npz")
 
 
 @contextmanager
@@ -147,8 +167,7 @@ def _dispatch(
             quantize_blocks(model, recipe, target, kept)
         case "static":
             assert calibration is not None
-            quantize = quantize_nncf if recipe.quantizer == "nncf" else quantize_static
-            quantize(model, recipe, target, calibration, kept)
+            quantize_nncf(model, recipe, target, calibration, kept)
 
 
 def _check_kept(structure: onnx.ModelProto, recipe: Recipe, kept: frozenset[str]) -> None:
@@ -164,9 +183,10 @@ def _keeps_nothing(recipe: Recipe) -> bool:
     return recipe.mode == "float" and recipe.execution != "fp16"
 
 
-def _described(target: Path, total: int, quantized: int) -> Compressed:
+def _described(target: Path, total: int, quantized: int, notes: tuple[str, ...] = ()) -> Compressed:
     left = total - quantized
-    notes = (f"{left} of {total} nodes with weights stay float",) if quantized and left > 0 else ()
+    if quantized and left > 0:
+        notes = (f"{left} of {total} nodes with weights stay float", *notes)
     return Compressed(
         path=target,
         notes=notes,

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.generic]
 
+RANGE_ROWS = 256
+"""Rows at most from which onnxruntime's recipes take their ranges. A row costs about two inferences and
+no memory."""
+
 
 class Row(Protocol):
     """One sample."""
@@ -37,28 +41,14 @@ def evenly(count: int, most: int) -> tuple[int, ...]:
 
 
 class Feeds:
-    """The chosen rows as feeds, read one at a time; any number of passes.
-
-    Speaks both to NNCF (an iterable with a length) and to onnxruntime's calibrators (`get_next`,
-    `set_range`).
-    """
+    """The chosen rows as feeds, read one at a time; any number of passes."""
 
     def __init__(self, samples: SampleSet, most: int) -> None:
         self._samples = samples
         self._rows = evenly(len(samples), most)
-        self.set_range(0, len(self._rows))
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
         return (dict(self._samples[row].inputs) for row in self._rows)
-
-    def set_range(self, start_index: int, end_index: int) -> None:
-        """Start over, giving only these of the chosen rows."""
-        rows = self._rows[start_index:end_index]
-        self._left = (dict(self._samples[row].inputs) for row in rows)
-
-    def get_next(self) -> dict[str, Array] | None:
-        """The next feed, or None at the end."""
-        return next(self._left, None)
