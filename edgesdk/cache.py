@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -89,8 +89,8 @@ class Cache:
     def unfinished(self, step: str, **inputs: Any) -> Path:
         """Where a long step keeps what it has done so far, and finds it after it was killed.
 
-        A file of this name need not exist; the step removes it when it is done. `trim` removes what
-        was not written for long.
+        A name for a file that need not exist; the step removes it when it is done. `trim` removes
+        what was not written for long.
         """
         return self.root / "unfinished" / self.key(step, **inputs)
 
@@ -139,8 +139,9 @@ class Cache:
             if time.time() - part.stat().st_mtime > spare_s:
                 shutil.rmtree(part, ignore_errors=True)
         for left in (self.root / "unfinished").glob("*"):
-            if time.time() - left.stat().st_mtime > spare_s:
-                left.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # its step may end meanwhile
+                if time.time() - left.stat().st_mtime > spare_s:
+                    left.unlink()
         known = sorted(
             (_last_used(entry), tree_bytes(entry), entry)
             for entry in self._entries.iterdir()

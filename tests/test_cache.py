@@ -240,6 +240,17 @@ def test_trim_spares_what_was_used_just_now(cache: Cache) -> None:
     assert cache.has(key)
 
 
+def test_what_was_left_unfinished_keeps_its_place_until_it_is_old(cache: Cache) -> None:
+    place = cache.unfinished("ranges", model="a")
+    assert place == cache.unfinished("ranges", model="a") != cache.unfinished("ranges", model="b")
+    place.parent.mkdir()
+    place.write_bytes(b"half")
+    cache.trim(0)
+    assert place.exists()
+    cache.trim(0, spare_s=-1)
+    assert not place.exists()
+
+
 def test_the_root_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("EDGESDK_CACHE", raising=False)

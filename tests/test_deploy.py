@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -222,3 +223,16 @@ def test_a_plan_is_the_same_twice_and_runs_nothing(small_cnn: Path, images: Path
     second = preview(small_cnn, profile="x86", samples=str(images))
     assert first == second
     assert first.candidates
+
+
+def test_static_recipes_share_one_observation(
+    small_cnn: Path, images: Path, tmp_path: Path
+) -> None:
+    recipes = tuple(f"onnxruntime/w8a8-static{way}" for way in ("", "-mse"))
+    cache = Cache(tmp_path / "cache")
+    done = run(small_cnn, tmp_path / "out", cache, samples=str(images), recipes=recipes)
+    assert all(item.quality for item in done.outcomes[1:])
+    steps = Counter(entry.name.split("-")[0] for entry in (cache.root / "entries").iterdir())
+    assert steps["compress"] == 2
+    assert steps["ranges"] == 1
+    assert not list((cache.root / "unfinished").iterdir())

@@ -114,7 +114,7 @@ def _onnxruntime(traits: _Traits) -> Iterator[_Entry]:
             "w8b32-only",
             "int8 weights in blocks, nearly lossless (cosine 0.999 on a text encoder)",
         )
-        why = "attention masks ruin fixed ranges (cosine 0.34 on a text encoder)"
+        why = "fixed ranges between the products lose too much (cosine 0.80 on a text encoder)"
         yield "w8a8-static", _of_model("Softmax", traits.softmax, why)
         why = "ranges found at run time lose less (0.992 against 0.986) and need no samples"
         yield "w8a8-static-weighted", _of_model("Softmax", traits.softmax, why)
