@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     Array = NDArray[np.generic]
 
 RANGE_ROWS = 256
-"""Rows at most from which onnxruntime's recipes take their ranges. A row costs about two inferences and
-no memory."""
+"""Rows at most from which onnxruntime's recipes take their ranges: each costs some inferences, once for
+all recipes of a model, and no memory; twice as many as are set apart unless more are given."""
 
 
 class Row(Protocol):

@@ -192,13 +192,9 @@ def is_masked(histogram: Histogram) -> bool:
     if max(-histogram.lowest, histogram.highest) < _FAR:
         return False
     low, high = histogram.intervals()
-    sizes = np.sort(np.where(np.abs(low) < np.abs(high), np.abs(low), np.abs(high)))
-    far = sizes[sizes >= _FAR]
-    near = sizes[sizes < _FAR]
-    if not far.size:
-        return False
-    steps = np.concatenate((near[-1:], far))
-    return bool(far.size and near.size and _widest(steps) >= _GAP)
+    sizes = np.sort(np.maximum(np.abs(low), np.abs(high)))
+    near, far = sizes[sizes < _FAR], sizes[sizes >= _FAR]
+    return bool(near.size) and _widest(np.concatenate((near[-1:], far))) >= _GAP
 
 
 def _widest(ascending: Floats) -> float:

@@ -118,6 +118,7 @@ def observe(
                 progress = replace(progress, row=stop, counted={**progress.counted, **part})
                 _save(checkpoint, progress, identity)
             progress = replace(progress, group=progress.group + 1, row=0)
+            del group  # before the next one is opened
     _write(target, progress.counted, {"rows": len(rows), "same": dict(exposed.tensors.same)})
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
