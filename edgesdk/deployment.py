@@ -25,6 +25,7 @@ from edgesdk.errors import (
     DeviceError,
     ModelError,
     OutputError,
+    SamplesError,
     StepFailed,
 )
 from edgesdk.events import Event, Listener, nobody
@@ -36,7 +37,9 @@ from edgesdk.metrics import load_metric
 from edgesdk.model import Model, read_model, unknown_ops
 from edgesdk.pipeline import Pipeline
 from edgesdk.plan.candidate import ORIGINAL, Plan
+from edgesdk.plan.damage import SensitivityTable
 from edgesdk.plan.make import Engine, SampleFacts, make_plan
+from edgesdk.precision import Precision
 from edgesdk.profile import load_profile
 from edgesdk.profile_values import Profile
 from edgesdk.refine import refine
@@ -53,6 +56,7 @@ from edgesdk.trial import (
     measure_original,
     open_original,
     prepare_model,
+    sensitivity,
     try_candidate,
 )
 from edgesdk.usercode import absolute_reference
@@ -171,8 +175,7 @@ def deploy(
         clock=clock,
     )
     device_profile = load_profile(request.profile)
-    machine = detect()
-    evidence = _evidence(device_profile, machine)
+    evidence = _evidence(device_profile, detect())
     samples = _read_samples(request, facts, workshop.cache)
     plan = _plan(request, facts, device_profile, samples)
     listen(
@@ -184,18 +187,8 @@ def deploy(
     for note in (*plan.notes, *samples.notes):
         listen(Event(stage="plan", message=note))
 
-    bench = Bench(
-        workshop=workshop,
-        model=facts,
-        samples=samples,
-        budget=request.budget,
-        metrics=_metrics(request),
-        threads=request.threads or _threads(device_profile, machine),
-        settings=settings or Settings(),
-        device=LocalDevice(),
-        machine_key=sha256_json(machine.to_json()),
-        evidence=evidence,
-        listen=listen,
+    bench = _bench(
+        request, facts, samples, workshop, device_profile, settings or Settings(), evidence, listen
     )
     with _time_for_one(clock):
         original = open_original(bench, plan)
@@ -230,6 +223,68 @@ def preview(model: str | Path, *, profile: str, **options: Any) -> Plan:
     facts = _read_usable_model(request.model)
     samples = _read_samples(request, facts, Cache())
     return _plan(request, facts, load_profile(request.profile), samples)
+
+
+def simulate(
+    model: str | Path,
+    *,
+    profile: str,
+    cache: Cache | None = None,
+    limits: Limits | None = None,
+    listen: Listener = nobody,
+    **options: Any,
+) -> SensitivityTable:
+    """What every node costs in quality at the precisions of the planned recipes; measures nothing.
+
+    Takes what `deploy` takes as `Request`, and raises what it raises for wrong input.
+
+    Raises:
+        SamplesError: there are no real samples.
+        StepFailed: the model cannot be simulated.
+    """
+    request = Request(model=Path(model), profile=profile, **options)
+    facts = _read_usable_model(request.model)
+    workshop = Workshop(cache=cache or Cache(), limits=_limits(limits or Limits(), facts))
+    samples = _read_samples(request, facts, workshop.cache)
+    if samples.synthetic or not len(samples.calibration):
+        raise SamplesError("sensitivity is seen on real samples, at least two; give --samples")
+    device_profile = load_profile(request.profile)
+    plan = _plan(request, facts, device_profile, samples)
+    recipes = [candidate.single.recipe for candidate in plan.candidates]
+    wanted = [Precision.of(recipe).name for recipe in recipes if recipe.mode != "float"]
+    bench = _bench(
+        request, facts, samples, workshop, device_profile, Settings(), Evidence.UNKNOWN, listen
+    )
+    table, _ = sensitivity(
+        bench, list(dict.fromkeys(wanted or ["w8a8"])), prepare_model(bench, plan)
+    )
+    return table
+
+
+def _bench(
+    request: Request,
+    facts: Model,
+    samples: Samples,
+    workshop: Workshop,
+    profile: Profile,
+    settings: Settings,
+    evidence: Evidence,
+    listen: Listener,
+) -> Bench:
+    machine = detect()
+    return Bench(
+        workshop=workshop,
+        model=facts,
+        samples=samples,
+        budget=request.budget,
+        metrics=_metrics(request),
+        threads=request.threads or _threads(profile, machine),
+        settings=settings,
+        device=LocalDevice(),
+        machine_key=sha256_json(machine.to_json()),
+        evidence=evidence,
+        listen=listen,
+    )
 
 
 def _check_target(target: Path, *, force: bool) -> None:

@@ -2,7 +2,7 @@
 
 Whole-model recipes are tried first. The ones worth refining are the winner, and those that would be
 as fast but fail the check. For each, the damage of every node (simulated, see
-`edgesdk.sensitivity`) and the time that quantizing it saves (the engine's own per-node times) give
+`edgesdk.diagnose.sensitivity`) and the time that quantizing it saves (the engine's own per-node times) give
 nested sets of nodes to keep in float; each set is then tried like any other candidate.
 """
 
@@ -19,6 +19,7 @@ from edgesdk.model import read_model
 from edgesdk.plan.allocate import Proposal, propose
 from edgesdk.plan.candidate import Candidate, Choice
 from edgesdk.plan.gain import TracedTimes, gains_ms, trace_times
+from edgesdk.precision import Precision
 from edgesdk.quality import Verdict
 from edgesdk.recipe import Recipe
 from edgesdk.trial import (
@@ -126,7 +127,7 @@ def _candidates(
     choice = base.built.choice
     name = base.trial.outcome.name
     try:
-        table, tensors = sensitivity(bench, choice.recipe, prepared)
+        table, tensors = sensitivity(bench, [Precision.of(choice.recipe).name], prepared)
     except StepFailed as exc:
         bench.listen(Event(stage="refine", subject=name, state="failed", message=str(exc)))
         return

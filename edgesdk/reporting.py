@@ -112,6 +112,8 @@ def _row(outcome: Outcome, judged: Judged, inside: Inside | None, samples: Sampl
         node_times=tuple(NodeTime(**item) for item in seen["node_times"]),
         evidence=measurement.evidence if measurement else Evidence.UNKNOWN,
         warnings=measurement.warnings if measurement else (),
+        why=outcome.candidate.why,
+        kept=tuple(node for _, choice in outcome.candidate.choices for node in choice.kept),
     )
 
 

@@ -26,9 +26,7 @@ from edgesdk.metrics import load_metric
 from edgesdk.model import Model
 from edgesdk.plan.candidate import ORIGINAL, Candidate, Choice, Plan
 from edgesdk.plan.damage import SensitivityTable
-from edgesdk.precision import Precision
 from edgesdk.quality import Verdict, judge
-from edgesdk.recipe import Recipe
 from edgesdk.samples import INPUT_PREFIX, Samples
 from edgesdk.workshop import Finished, Workshop
 
@@ -271,16 +269,15 @@ def measure_failed(
 
 
 def sensitivity(
-    bench: Bench, recipe: Recipe, prepared: Prepared
+    bench: Bench, precisions: Sequence[str], prepared: Prepared
 ) -> tuple[SensitivityTable, dict[str, tuple[str, ...]]]:
-    """The damage of every node at a recipe's precision, and the tensors that each node makes.
+    """The damage of every node at each precision, and the tensors that each node makes.
 
     Raises:
         StepFailed: the model cannot be simulated.
     """
     rows = bench.samples.calibration
-    precision = Precision.of(recipe).name
-    identity = {"precisions": [precision], "threads": bench.threads}
+    identity = {"precisions": list(precisions), "threads": bench.threads}
     done = bench.workshop.step(
         "sensitivity",
         {**identity, "model": str(prepared.path), "rows": rows.to_json()},

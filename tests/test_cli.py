@@ -181,6 +181,23 @@ def test_a_plan_lists_candidates_and_what_is_ruled_out(small_cnn: Path, tmp_path
     assert "qnn" in phone.output
 
 
+def test_plan_shows_what_each_node_costs(small_cnn: Path, tmp_path: Path) -> None:
+    samples = images(tmp_path / "images.npz")
+    asked = ("plan", small_cnn, "--profile", "x86", "--recipe", "w8a8-static", "--sensitivity")
+    result = call(*asked, "--samples", samples, "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert {item["precision"] for item in document["nodes"]} == {"w8a8"}
+    assert {item["op"] for item in document["nodes"]} >= {"Conv", "Gemm"}
+    assert all(item["damages"][0] > 0 for item in document["nodes"])
+    shown = call(*asked, "--samples", samples)
+    assert document["nodes"][0]["node"] in shown.output
+    assert "All of them at once" in shown.output
+    without = call(*asked)
+    assert without.exit_code == 2
+    assert "give --samples" in without.output.replace("\n", " ")
+
+
 def test_init_writes_a_file_that_deploy_reads(small_cnn: Path, tmp_path: Path) -> None:
     result = call("init", small_cnn)
     assert result.exit_code == 0, result.output

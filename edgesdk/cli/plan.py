@@ -12,6 +12,7 @@ from rich.table import Table
 from edgesdk.cli.options import Backends, BudgetText, Json, Lengths, Objective, Recipes, Samples
 from edgesdk.cli.options import Profile as ProfileOption
 from edgesdk.cli.output import emit, reported_errors
+from edgesdk.cli.progress import live_view
 
 
 def plan(
@@ -34,12 +35,20 @@ def plan(
             "where that is from, and the command for the nearest form that works.",
         ),
     ] = False,
+    sensitivity: Annotated[
+        bool,
+        typer.Option(
+            "--sensitivity",
+            help="Simulate on the samples what each node costs in quality at each planned precision.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Say what deploy would try on a device, in which order, and what is ruled out and why."""
     from edgesdk.cli.settle import settle_request
-    from edgesdk.deployment import preview
+    from edgesdk.deployment import preview, simulate
     from edgesdk.report.explanation import explained, explanation_view
+    from edgesdk.report.sensitivity import sensitivity_view
 
     with reported_errors(as_json=as_json):
         settled = settle_request(
@@ -55,6 +64,11 @@ def plan(
             threads=None,
             lengths=lengths,
         )
+        if sensitivity:
+            with live_view() as listen:
+                table = simulate(**settled, profile=profile, listen=listen)
+            emit(table.to_json(), sensitivity_view(table), as_json=as_json)
+            return
         made = preview(**settled, profile=profile)
         if explain:
             command = _deploy_command(model, profile, samples)

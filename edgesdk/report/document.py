@@ -52,6 +52,8 @@ class Row:
         node_times: of the chosen and of the baseline, where the engine gives them.
         evidence: how the times were obtained.
         warnings: what a reader should know about the figures.
+        why: why it was worth trying, in a sentence.
+        kept: names of nodes that stay float beside the recipe.
     """
 
     name: str
@@ -71,6 +73,8 @@ class Row:
     node_times: tuple[NodeTime, ...] = ()
     evidence: Evidence = Evidence.UNKNOWN
     warnings: tuple[str, ...] = ()
+    why: str = ""
+    kept: tuple[str, ...] = ()
 
     @property
     def p50_ms(self) -> float | None:
@@ -194,6 +198,7 @@ def _row(data: Mapping[str, Any]) -> Row:
             "node_times": tuple(NodeTime(**item) for item in data["node_times"]),
             "evidence": Evidence(data["evidence"]),
             "warnings": tuple(data["warnings"]),
+            "kept": tuple(data["kept"]),
         }
     )
 

@@ -65,6 +65,7 @@ def _name(row: Row, report: DeployReport) -> Markup:
         el("code", row.name),
         el("span", " (what all are compared with)", class_="note") if is_base else None,
         el("div", row.reason, class_="why") if row.reason else None,
+        el("div", row.why, class_="why", title="\n".join(row.kept)) if row.kept else None,
     )
 
 
