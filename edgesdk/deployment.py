@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,11 +35,13 @@ from edgesdk.files import check_free_place, new_folder, sha256_json, write_json,
 from edgesdk.machine import Machine, detect
 from edgesdk.measure.settings import Settings
 from edgesdk.metrics import load_metric
-from edgesdk.model import Model, read_model, unknown_ops
+from edgesdk.model import Model, model_work, read_model, unknown_ops
 from edgesdk.pipeline import Pipeline
 from edgesdk.plan.candidate import ORIGINAL, Plan
 from edgesdk.plan.damage import SensitivityTable
+from edgesdk.plan.foresee import with_predictions
 from edgesdk.plan.make import Engine, SampleFacts, make_plan
+from edgesdk.plan.speeds import Speeds
 from edgesdk.precision import Precision
 from edgesdk.profile import load_profile
 from edgesdk.profile_values import Profile
@@ -352,7 +355,7 @@ def _plan(request: Request, model: Model, profile: Profile, samples: Samples) ->
         uniform_shapes=shapes if len(shapes) == len(samples.uniform_shapes) else None,
         synthetic=samples.synthetic,
     )
-    return make_plan(
+    plan = make_plan(
         Pipeline.of(model),
         profile,
         [_engine(name) for name in request.backends or profile.backends],
@@ -361,6 +364,24 @@ def _plan(request: Request, model: Model, profile: Profile, samples: Samples) ->
         only=request.recipes,
         fix_shapes=request.fix_shapes,
     )
+    return _foreseen(plan, request, model, profile, samples)
+
+
+def _foreseen(
+    plan: Plan, request: Request, model: Model, profile: Profile, samples: Samples
+) -> Plan:
+    """The plan with predictions, where the profile has speeds; of an input of middle size."""
+    if not profile.speeds:
+        return plan
+    rows = sorted(
+        ({name: array.shape for name, array in row.inputs.items()} for row in samples.evaluation),
+        key=lambda shapes: sum(math.prod(shape) for shape in shapes.values()),
+    )
+    try:
+        graph = model_work(model, rows[len(rows) // 2])
+    except ModelError as exc:
+        return replace(plan, notes=(*plan.notes, f"latency is not predicted: {exc}"))
+    return with_predictions(plan, graph, Speeds(profile, request.threads))
 
 
 def _engine(name: str) -> Engine:

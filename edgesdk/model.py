@@ -14,6 +14,7 @@ from edgesdk.onnxfile.nodes import NodeFacts, list_nodes, sum_stored
 from edgesdk.onnxfile.open import OnnxFile, open_onnx, read_graph
 from edgesdk.onnxfile.shapes import infer
 from edgesdk.onnxfile.tensors import check_dim, dtype_name
+from edgesdk.onnxfile.work import GraphWork, list_work
 from edgesdk.signature import Dim, TensorInfo
 
 if TYPE_CHECKING:
@@ -153,12 +154,7 @@ def node_facts(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Nod
         ModelError: an unknown input, a shape it does not take, a graph that cannot be inferred, or
             a file that has changed.
     """
-    for name, shape in shapes.items():
-        _check_shape(model, name, shape)
-    proto = read_graph(model.path)
-    for info in proto.graph.input:
-        if info.name in shapes:
-            _fix(info, shapes[info.name])
+    proto = _at_shapes(model, shapes)
     try:
         nodes = list_nodes(proto.graph, infer(proto).graph)
     except ModelError as exc:
@@ -166,6 +162,25 @@ def node_facts(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Nod
     if [(node.name, node.op) for node in nodes] != [(node.name, node.op) for node in model.nodes]:
         raise ModelError(f"{model.path} has changed since it was read; read it again")
     return nodes
+
+
+def model_work(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> GraphWork:
+    """What runs of a model have to do at fixed input shapes: the facts that predictions start from.
+
+    Takes and raises what `node_facts` does.
+    """
+    return list_work(infer(_at_shapes(model, shapes)).graph)
+
+
+def _at_shapes(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> ModelProto:
+    """The graph without its weights, its inputs of these shapes."""
+    for name, shape in shapes.items():
+        _check_shape(model, name, shape)
+    proto = read_graph(model.path)
+    for info in proto.graph.input:
+        if info.name in shapes:
+            _fix(info, shapes[info.name])
+    return proto
 
 
 def check_readable(model: Model, max_opset: int, max_ir: int, runtime: str) -> str | None:

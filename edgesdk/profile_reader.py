@@ -28,6 +28,7 @@ from edgesdk.profile_checks import (
     tables,
     text,
 )
+from edgesdk.profile_speeds import SERIES_KEYS, read_speeds
 from edgesdk.profile_values import (
     ANY_OP,
     FLOATS,
@@ -58,7 +59,7 @@ SCHEMA = 1
 TOP_KEYS = (
     *("schema", "extends", "detect", "name", "title", "vendor", "arch", "os", "source", "date"),
     *("backends", "boards", "notes", "units", "memory", "runtimes", "sensors", "limits"),
-    "taken_from",
+    *("speeds", "taken_from"),
 )
 """Keys of a document."""
 _UNIT = (
@@ -67,11 +68,11 @@ _UNIT = (
 )
 _RUNTIME = (
     *("name", "versions", "units", "max_opset", "max_ir"),
-    *("u8s8_saturates", "symmetric_only", "capabilities"),
+    *("u8s8_saturates", "symmetric_only", "footprint", "weight_copies", "capabilities"),
 )
 _SENSOR = ("name", "kind", "read", "at", "unit")
 _FIGURE = ("value", "unit", "source", "date", "note")
-_NAMED = {"units": _UNIT, "runtimes": _RUNTIME, "sensors": _SENSOR}
+_NAMED = {"units": _UNIT, "runtimes": _RUNTIME, "sensors": _SENSOR, "speeds": SERIES_KEYS}
 """Lists of tables whose entries are known by their `name`, and the keys of an entry."""
 
 
@@ -96,8 +97,8 @@ def normalise(document: Table) -> Table:
 def merge(base: Table, child: Table) -> Table:
     """`child` over `base`: tables merge by key, lists of named tables by name, all else replaces.
 
-    Figures and capability cells are single statements: a new one never keeps the old one's source
-    or reason. Merging is associative.
+    Figures, capability cells and series of speeds are single statements: a new one never keeps the
+    old one's source or reason. Merging is associative.
     """
     result = dict(base)
     for key, value in child.items():
@@ -125,8 +126,8 @@ def statement_keys(document: Table, path: str = "") -> Iterator[str]:
 
 
 def _is_statement(table: Table) -> bool:
-    """True for a figure and for a capability cell."""
-    return not table.keys().isdisjoint(("value", "support", *GRANULARITIES))
+    """True for a figure, for a capability cell and for a series of speeds."""
+    return not table.keys().isdisjoint(("value", "support", "points", *GRANULARITIES))
 
 
 def _all_named(value: Any) -> bool:
@@ -138,7 +139,8 @@ def _merge_named(old: list[Table], new: list[Table]) -> list[Table]:
     """Entries of the same name merged in place, new ones appended."""
     found = {entry["name"]: entry for entry in old}
     for entry in new:
-        found[entry["name"]] = merge(found.get(entry["name"], {}), entry)
+        old_entry = {} if _is_statement(entry) else found.get(entry["name"], {})
+        found[entry["name"]] = merge(old_entry, entry)
     return list(found.values())
 
 
@@ -173,6 +175,7 @@ def read_profile(document: Table) -> Profile:
         memory=_read_memory(document),
         sensors=tuple(_read_sensor(entry, path) for path, entry in entries),
         limits=_read_limits(document),
+        speeds=read_speeds(document, [runtime.name for runtime in runtimes]),
         notes=strings(document, "notes", ""),
         taken_from=optional(text, document, "taken_from", "", ""),
     )
@@ -228,6 +231,8 @@ def _read_runtime(table: Table, path: str, units: list[str]) -> Runtime:
         max_ir=_figure(table, "max_ir", path, "ir"),
         u8s8_saturates=optional(flag, table, "u8s8_saturates", path, False),
         symmetric_only=optional(flag, table, "symmetric_only", path, False),
+        footprint=_figure(table, "footprint", path, "memory"),
+        weight_copies=_figure(table, "weight_copies", path, "copies"),
         capabilities=_read_capabilities(table, path),
     )
 

@@ -14,6 +14,7 @@ from edgesdk.cause import Cause, reason
 from edgesdk.errors import ProfileError
 from edgesdk.evidence import Evidence
 from edgesdk.machine import Machine
+from edgesdk.profile_speeds import Speed
 from edgesdk.recipe import Recipe
 
 Arch = Literal["x86_64", "aarch64"]
@@ -53,6 +54,7 @@ SCALES = {
     "peak": {"GOPS": 1e9, "TOPS": 1e12, "GFLOPS": 1e9, "TFLOPS": 1e12},
     "opset": {"opset": 1.0},
     "ir": {"ir": 1.0},
+    "copies": {"copies": 1.0},
 }
 """Units of measurement by quantity, each with its size in Hz, bytes or operations a second."""
 _FACTOR = {unit: factor for scale in SCALES.values() for unit, factor in scale.items()}
@@ -159,6 +161,8 @@ class Runtime:
         max_ir: newest ONNX IR version it reads; None where no limit is known.
         u8s8_saturates: int8 products are summed in 16 bits and clip unless weights keep 7 bits.
         symmetric_only: zero points other than 0 are refused.
+        footprint: peak memory of a process that has opened next to nothing with it.
+        weight_copies: how often the weights of a model count in its peak memory.
         capabilities: where the engine does less than the hardware could; missing rows mean no less.
     """
 
@@ -169,6 +173,8 @@ class Runtime:
     max_ir: Figure | None = None
     u8s8_saturates: bool = False
     symmetric_only: bool = False
+    footprint: Figure | None = None
+    weight_copies: Figure | None = None
     capabilities: tuple[Capability, ...] = ()
 
     def refuses_version(self, version: str) -> str | None:
@@ -242,7 +248,7 @@ class Profile:
         source, date: what the profile as a whole was written from, and when.
         backends: those to try by default, in order; each has a runtime.
         boards: beginnings of the board name in the device tree by which the real device is known.
-        units, memory, runtimes, sensors, limits: see there.
+        units, memory, runtimes, sensors, limits, speeds: see there.
         notes: remarks for people.
         taken_from: profile that was chosen for this machine, where the profile is detected.
         origins: the files that it was made from, nearest first; says where a statement is to be
@@ -263,6 +269,7 @@ class Profile:
     memory: Memory = field(default_factory=Memory)
     sensors: tuple[Sensor, ...] = ()
     limits: Limits = field(default_factory=Limits)
+    speeds: tuple[Speed, ...] = ()
     notes: tuple[str, ...] = ()
     taken_from: str = ""
     origins: tuple[Origin, ...] = field(default=(), compare=False, repr=False)

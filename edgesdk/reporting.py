@@ -62,7 +62,7 @@ def build_report(
         baseline=ORIGINAL,
         chosen=decision.chosen,
         rows=tuple(
-            _row(item, judged[item.name], inside.get(item.name), samples) for item in outcomes
+            _row(item, judged[item.name], inside.get(item.name), samples, plan) for item in outcomes
         ),
         rejected=tuple(RuledOut(name=item.name, reason=item.reason) for item in plan.rejected),
         notes=tuple(dict.fromkeys(notes)),
@@ -91,8 +91,11 @@ def _model_facts(model: Model, samples: Samples) -> dict[str, str]:
     return facts
 
 
-def _row(outcome: Outcome, judged: Judged, inside: Inside | None, samples: Samples) -> Row:
+def _row(
+    outcome: Outcome, judged: Judged, inside: Inside | None, samples: Samples, plan: Plan
+) -> Row:
     measurement, quality = outcome.measurement, outcome.quality
+    foreseen = plan.prediction(outcome.name)
     seen = inside or {"placement": [], "node_times": []}
     return Row(
         name=outcome.name,
@@ -104,6 +107,8 @@ def _row(outcome: Outcome, judged: Judged, inside: Inside | None, samples: Sampl
         load_ms=measurement.load_ms if measurement else None,
         first_run_ms=measurement.first_run_ms if measurement else None,
         peak_mib=measurement.peak_mib if measurement else None,
+        predicted_ms=foreseen.latency_ms if foreseen else None,
+        predicted_peak_mib=foreseen.peak_mib if foreseen else None,
         size_bytes=measurement.artifact_bytes if measurement else None,
         cosine=_worst_cosine(outcome),
         loss=quality_loss(outcome) if quality or outcome.name == ORIGINAL else None,

@@ -12,6 +12,7 @@ from edgesdk.cli import (
     init,
     inspect,
     plan,
+    probe,
     profile,
     profiles,
     validate,
@@ -34,6 +35,7 @@ app.command("deploy")(deploy.deploy)
 app.command("validate")(validate.validate)
 app.command("profile")(profile.profile)
 app.command("run")(run_command.run)
+app.command("probe")(probe.probe)
 app.command("backends")(backends.backends)
 app.add_typer(profiles.app, name="profiles")
 

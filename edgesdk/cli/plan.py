@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Group
@@ -13,6 +13,9 @@ from edgesdk.cli.options import Backends, BudgetText, Json, Lengths, Objective, 
 from edgesdk.cli.options import Profile as ProfileOption
 from edgesdk.cli.output import emit, reported_errors
 from edgesdk.cli.progress import live_view
+
+if TYPE_CHECKING:
+    from edgesdk.plan.candidate import Plan
 
 
 def plan(
@@ -74,9 +77,7 @@ def plan(
             command = _deploy_command(model, profile, samples)
             emit(explained(made, command), explanation_view(made, command), as_json=as_json)
             return
-        tried = Table("#", "candidate", "why", title="would try, in this order")
-        for number, candidate in enumerate(made.candidates, start=1):
-            tried.add_row(str(number), candidate.name, candidate.why)
+        tried = _candidates(made)
         out = Table("ruled out", "because", title="ruled out")
         for item in made.rejected:
             out.add_row(item.name, item.reason)
@@ -88,3 +89,25 @@ def _deploy_command(model: Path | None, profile: str, samples: str | None) -> tu
     named = () if model is None else (str(model),)
     given = () if samples is None else ("--samples", samples)
     return ("edgesdk", "deploy", *named, "--profile", profile, *given)
+
+
+def _candidates(made: Plan) -> Table:
+    """The candidates in order, with what they are expected to take where that is known."""
+    from edgesdk.plan.candidate import ORIGINAL
+    from edgesdk.report import words
+
+    foreseen = {
+        name: (f"{words.milliseconds(item.latency_ms)} ms", words.mebibytes(item.peak_mib))
+        for name, item in made.predictions
+    }
+    titles = ("latency", "memory") if foreseen else ()
+    tried = Table("#", "candidate", *titles, "why", title="would try, in this order")
+    for number, candidate in enumerate(made.candidates, start=1):
+        figures = foreseen.get(candidate.name, (words.ABSENT,) * 2) if foreseen else ()
+        tried.add_row(str(number), candidate.name, *figures, candidate.why)
+    if ORIGINAL in foreseen:
+        tried.caption = (
+            f"predicted from the profile's speeds (estimated); "
+            f"the original: {', '.join(foreseen[ORIGINAL])}"
+        )
+    return tried

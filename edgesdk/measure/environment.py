@@ -76,6 +76,18 @@ def counters(root: Path = Path("/")) -> dict[str, Any]:
     }
 
 
+def held_up_ns() -> int:
+    """For how long threads of this process have been ready to run while others had the cores.
+
+    The second field of Linux's `schedstat`, over all threads; always 0 where there is none.
+    """
+    total = 0
+    for stat in Path("/proc/self/task").glob("*/schedstat"):
+        fields = _read(stat).split()
+        total += int(fields[1]) if len(fields) > 1 else 0
+    return total
+
+
 def changes(
     before: dict[str, Any],
     after: dict[str, Any],

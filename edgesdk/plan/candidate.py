@@ -7,6 +7,7 @@ from typing import Any
 
 from edgesdk.cause import Cause
 from edgesdk.files import sha256_json
+from edgesdk.plan.cost import Prediction
 from edgesdk.recipe import Recipe
 
 ORIGINAL = "original"
@@ -119,6 +120,8 @@ class Plan:
         rejected: each with its reason.
         shapes: fixed input shapes that the deployed form takes, or None where they stay dynamic.
         notes: what the user should know (no calibration data, a missing engine, …).
+        predictions: by name, of the candidates and of the baseline (`ORIGINAL`); empty where the
+            profile has no speeds.
     """
 
     baseline: Candidate
@@ -126,13 +129,25 @@ class Plan:
     rejected: tuple[Rejected, ...] = ()
     shapes: tuple[tuple[str, tuple[int, ...]], ...] | None = None
     notes: tuple[str, ...] = ()
+    predictions: tuple[tuple[str, Prediction], ...] = ()
+
+    def prediction(self, name: str) -> Prediction | None:
+        """What a candidate, or `ORIGINAL`, is expected to take."""
+        return dict(self.predictions).get(name)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for a JSON document."""
+        """Plain values for a JSON document; predictions where there are any."""
+        told = {name: {"predicted": item.to_json()} for name, item in self.predictions}
         return {
             "baseline": self.baseline.name,
+            **({"baseline_predicted": told[ORIGINAL]["predicted"]} if ORIGINAL in told else {}),
             "candidates": [
-                {"name": item.name, "why": item.why, "needs": list(item.needs)}
+                {
+                    "name": item.name,
+                    "why": item.why,
+                    "needs": list(item.needs),
+                    **told.get(item.name, {}),
+                }
                 for item in self.candidates
             ],
             "rejected": [item.to_json() for item in self.rejected],

@@ -45,6 +45,8 @@ class Row:
         latency: percentiles, and the run times for the distribution.
         load_ms, first_run_ms: from artifact to ready session, and the first run after it.
         peak_mib: peak resident memory of the whole process.
+        predicted_ms, predicted_peak_mib: what the cost model expected of `p50_ms` and `peak_mib`,
+            where the profile has speeds.
         size_bytes: all files of the artifact.
         cosine: the worst over outputs and samples, against the float original.
         loss: how much worse than the original, for plots: of the worst metric, else 1 - cosine.
@@ -65,6 +67,8 @@ class Row:
     load_ms: float | None = None
     first_run_ms: float | None = None
     peak_mib: float | None = None
+    predicted_ms: float | None = None
+    predicted_peak_mib: float | None = None
     size_bytes: int | None = None
     cosine: float | None = None
     loss: float | None = None
@@ -80,6 +84,13 @@ class Row:
     def p50_ms(self) -> float | None:
         """Median time of a warm run."""
         return self.latency.p50_ms if self.latency else None
+
+    @property
+    def prediction_error(self) -> float | None:
+        """By which fraction of the measured time the predicted one is off; above 0 is too slow."""
+        if self.predicted_ms is None or not self.p50_ms:
+            return None
+        return self.predicted_ms / self.p50_ms - 1
 
     @property
     def p95_ms(self) -> float | None:

@@ -47,6 +47,7 @@ def _columns(report: DeployReport, numbers: Mapping[str, int]) -> list[_Column]:
         _Column("result", _badge, _rank, is_figure=False),
         _Column("speed", lambda row: _speed(row, fastest), _value),
         _Column("p50 ms", lambda row: words.milliseconds(row.p50_ms), lambda row: row.p50_ms),
+        *_foreseen(report),
         _Column("p95 ms", lambda row: words.milliseconds(row.p95_ms), lambda row: row.p95_ms),
         _Column("size", lambda row: words.megabytes(row.size_bytes), lambda row: row.size_bytes),
         _Column("peak", lambda row: words.mebibytes(row.peak_mib), lambda row: row.peak_mib),
@@ -55,6 +56,13 @@ def _columns(report: DeployReport, numbers: Mapping[str, int]) -> list[_Column]:
         *(_metric(name) for name in words.metric_names(report.rows)),
         _Column("times are", lambda row: row.evidence if row.latency else words.ABSENT),
     ]
+
+
+def _foreseen(report: DeployReport) -> list[_Column]:
+    """What the cost model expected, where it was asked."""
+    if all(row.predicted_ms is None for row in report.rows):
+        return []
+    return [_Column("predicted ms", words.predicted, lambda row: row.predicted_ms)]
 
 
 def _name(row: Row, report: DeployReport) -> Markup:

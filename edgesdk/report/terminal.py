@@ -83,6 +83,8 @@ def _columns(report: DeployReport, *, wide: bool) -> list[_Column]:
         _Column("load ms", lambda row: words.milliseconds(row.load_ms), wide_only=True),
         _Column("cosine", lambda row: words.cosine(row.cosine)),
     ]
+    if any(row.predicted_ms is not None for row in report.rows):
+        columns.insert(3, _Column("predicted", words.predicted, wide_only=True))
     metrics = words.metric_names(report.rows)
     columns += [_metric_column(name) for name in (metrics if wide else metrics[:1])]
     return [column for column in columns if wide or not column.wide_only]

@@ -53,6 +53,14 @@ def _digits(value: float) -> str:
     return f"{value:,.{min(places, 6)}f}"
 
 
+def predicted(row: Row) -> str:
+    """A predicted time, and how far it was off: `1.44 (+8 %)`."""
+    if row.predicted_ms is None:
+        return ABSENT
+    error = row.prediction_error
+    return _digits(row.predicted_ms) + (f" ({error:+.0%})" if error is not None else "")
+
+
 def megabytes(value: float | None) -> str:
     """Bytes as decimal megabytes, like file managers and stores count."""
     return ABSENT if value is None else f"{_digits(value / 1e6)} MB"
