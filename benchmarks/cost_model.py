@@ -187,8 +187,9 @@ def _pair(model: str, candidate: str, guess: Prediction, measured_ms: float) -> 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float:
     """Rank correlation of two lists without ties."""
-    ranks = np.array([np.argsort(np.argsort(values)) for values in (first, second)], np.float64)
-    return float(np.corrcoef(ranks)[0, 1])
+    one, other = (np.argsort(np.argsort(values)).astype(np.float64) for values in (first, second))
+    one, other = one - one.mean(), other - other.mean()
+    return float(one @ other / np.sqrt((one @ one) * (other @ other)))
 
 
 def summary(pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:

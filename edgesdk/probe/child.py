@@ -28,8 +28,10 @@ _ENOUGH_S, _MOST_S = 0.15, 0.6
 """How long an experiment is timed: until there are few undisturbed bursts, and at the most."""
 _PAUSE_S = 0.002
 """After being held up; the scheduler favours who has slept."""
-_TARGET_UNITS_US = 400.0
+_TARGET_UNITS_US = 800.0
 _MOST_UNITS, _FEWEST_UNITS = 16, 2
+_STREAMED_BYTES = 8 << 20
+"""Weights that a chain of products has at least: in a model they do not stay in the inner caches."""
 _SLOW_NS = 0.05
 """Nanoseconds for each multiply-accumulate and element, to guess how many fit into a graph."""
 
@@ -104,13 +106,16 @@ def _timed(
 
 
 def _units(kind: str, sizes: list[int]) -> int:
-    """How many operations take about half a millisecond; more costs time, fewer precision."""
+    """How many operations take about a millisecond; more costs time, fewer precision."""
     work = float(math.prod(sizes))
     anchor = kind.partition(">")[0]
     if anchor != kind:
         work *= BASES[anchor][0]
     guess_us = work * _SLOW_NS / 1e3
-    return max(_FEWEST_UNITS, min(_MOST_UNITS, int(_TARGET_UNITS_US / max(guess_us, 1e-3))))
+    wanted = _TARGET_UNITS_US / max(guess_us, 1e-3)
+    if kind == "product":
+        wanted = max(wanted, _STREAMED_BYTES / (4 * sizes[1] * sizes[2]))
+    return max(_FEWEST_UNITS, min(_MOST_UNITS, int(wanted)))
 
 
 def _measure(backend: Backend, options: OpenOptions, micro: Micro) -> tuple[float, bool]:
