@@ -94,11 +94,27 @@ def compress(
     if _unchanged(recipe):
         onnx_io.copy_data_files(structure, model, target)
         shutil.copyfile(model, target)
+        _forget_shapes(target)
         return _described(target, total, before)
     notes = _apply(model, recipe, target, calibration, kept, ranges)
+    _forget_shapes(target)
     result = _described(target, total, count_weighted(onnx_io.read_structure(target))[1], notes)
     _check_effect(model, recipe, result, before)
     return result
+
+
+def _forget_shapes(model: Path) -> None:
+    """Drop the noted shapes of inner tensors: engines infer what they need.
+
+    With them onnxruntime fuses more additions into SkipLayerNormalization, and a text encoder took
+    7 % (float) to 28 % (dynamic int8) more processor time; image models took the same.
+    """
+    import onnx
+
+    proto = onnx_io.read_structure(model)
+    if proto.graph.value_info:
+        del proto.graph.value_info[:]
+        onnx.save(proto, model)
 
 
 def _unchanged(recipe: Recipe) -> bool:
