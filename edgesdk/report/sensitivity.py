@@ -10,9 +10,11 @@ from rich.text import Text
 
 from edgesdk.plan.damage import NodeSensitivity, SensitivityTable
 
-_BAR = 24
-_DECADES = 6
-"""A full bar is the worst damage; an empty one a millionth of it."""
+_BAR = 16
+_DECADES = 4
+"""A full bar is the worst damage; an empty one a ten-thousandth of it."""
+_NAME = 36
+"""Of a longer name its end is shown: exporters put what differs there."""
 _SHOWN = 20
 
 
@@ -36,7 +38,7 @@ def sensitivity_view(table: SensitivityTable, *, shown: int = _SHOWN) -> Rendera
         )
         for node in nodes[:shown]:
             view.add_row(
-                Text(node.node),
+                Text(_short(node.node)),
                 Text(node.op),
                 f"{node.sqnr_db:.1f}",
                 f"{node.damage:.2e}" + ("" if node.measured else " est."),
@@ -54,6 +56,10 @@ def sensitivity_view(table: SensitivityTable, *, shown: int = _SHOWN) -> Rendera
         Text(f"damage: noise over signal power at the worst output, over {table.rows} rows")
     )
     return Group(*parts)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _NAME else f"…{name[1 - _NAME :]}"
 
 
 def _bar(node: NodeSensitivity, worst: float) -> str:
