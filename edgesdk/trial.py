@@ -26,7 +26,7 @@ from edgesdk.metrics import load_metric
 from edgesdk.model import Model
 from edgesdk.plan.candidate import ORIGINAL, Candidate, Choice, Plan
 from edgesdk.plan.damage import SensitivityTable
-from edgesdk.quality import Verdict, judge
+from edgesdk.quality import Quality, Verdict, judge
 from edgesdk.samples import INPUT_PREFIX, Samples
 from edgesdk.workshop import Finished, Workshop
 
@@ -35,7 +35,7 @@ GOLDEN_ROWS = 3
 TIMED_ROWS = 8
 """Evaluation rows that latency is measured over, cycled."""
 
-MEASURED = "measurement.json"
+MEASURED, JUDGED = "measurement.json", "quality.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,9 +206,7 @@ def try_candidate(
         stage, ran = "check", ran or not converted.cached
         bench.listen(Event(stage=stage, subject=name, state="begin"))
         checked = _check(bench, choice, converted, original, way[2:])
-        record = Record.from_json(checked.response["record"])
-        metrics = [load_metric(metric) for metric in bench.metrics]
-        quality = judge(record, bench.budget.floors, metrics, synthetic=bench.samples.synthetic)
+        quality = _judged(bench, checked)
         outcome = replace(outcome, quality=quality)
         built = Built(
             choice=choice,
@@ -415,6 +413,29 @@ def _check(
         },
         like=choice.backend,
         then=way[1:],
+    )
+
+
+def _judged(bench: Bench, checked: Finished) -> Quality:
+    """The verdict on a check; kept, as the bounds of some metrics take seconds."""
+    floors = bench.budget.floors
+
+    def build(folder: Path) -> None:
+        record = Record.from_json(checked.response["record"])
+        metrics = [load_metric(metric) for metric in bench.metrics]
+        quality = judge(record, floors, metrics, synthetic=bench.samples.synthetic)
+        write_json(folder / JUDGED, quality.to_json())
+
+    key = bench.workshop.cache.key(
+        "judge",
+        check=checked.key,
+        floors=[floor.text for floor in floors],
+        metrics=[metric_identity(name) for name in bench.metrics],
+        synthetic=bench.samples.synthetic,
+    )
+    refresh = bench.workshop.refresh
+    return Quality.from_json(
+        read_json(bench.workshop.cache.folder(key, build, refresh=refresh) / JUDGED)
     )
 
 
