@@ -30,11 +30,6 @@ class TracedTimes:
     overhead_ms: float
     other_ms: float
 
-    @property
-    def total_ms(self) -> float:
-        """All executed nodes together."""
-        return sum(self.ms.values()) + self.overhead_ms + self.other_ms
-
 
 _BORDERS = frozenset(
     (
