@@ -3,8 +3,8 @@
     python -m benchmarks.seeded_faults --ref build/ref --out benchmarks/results
 
 Hostile: the input channels of one node (or two) are scaled apart, a few 200 times down, and its weight
-the other way, so that the float function stays what it is. The whole model is quantized by
-onnxruntime's `quantize_static` as the recipe `w8a8-static-weighted` does it. Simulated sensitivity
+the other way, so that the float function stays what it is. The whole model is quantized with the
+recipe `w8a8-static-weighted`. Simulated sensitivity
 ranks the nodes; `find_culprits` keeps nodes in float, quantizing really each time, until the loss is
 at most twice that of the unspoilt model's int8. The share regained is of the loss that the fault added.
 
@@ -37,8 +37,9 @@ import onnx
 
 from benchmarks.planted_faults import break_in, has_channels, make_hostile
 from edgesdk.backend import OpenOptions, require_backend
-from edgesdk.compress.calibration import Feeds
+from edgesdk.compress.apply import compress
 from edgesdk.compress.prepare import prepare
+from edgesdk.compress.ranges import observe
 from edgesdk.compress.sites import find_sites
 from edgesdk.diagnose.conversion import ConversionFault, bisect_conversion
 from edgesdk.diagnose.sensitivity import measure_sensitivity
@@ -46,11 +47,13 @@ from edgesdk.diagnose.simulator import Damage
 from edgesdk.machine import detect
 from edgesdk.model import read_model
 from edgesdk.plan.culprits import find_culprits, most_evaluations
+from edgesdk.recipe import Recipe
 from edgesdk.samples import SampleSet, read_samples
 
 MODELS = ("efflite0", "kws", "minilm", "ocr_det", "ocr_rec", "resnet")
 HOSTILE, CONVERSIONS = 24, 16
 RANKED_ROWS, CALIBRATED_ROWS, JUDGED_ROWS, BISECTED_ROWS = 2, 8, 8, 2
+RECIPE = Recipe.parse("w8a8-static-weighted")
 FOUND_MARK, REGAINED_MARK = 0.9, 0.8
 _HARM, _FLOOR = 5.0, 2.0
 """Loss over that of the unspoilt int8 model: what a fault must do, and what the repair may leave."""
@@ -106,7 +109,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="edgesdk-bench-") as scratch:
         for place, name in enumerate(options.names):
             subject = Subject.load(options.ref / name, Path(scratch) / name)
-            unspoilt = _loss(subject, quantize(subject, subject.model))
+            ranges = observed(subject, subject.model)
+            unspoilt = _loss(subject, quantize(subject, subject.model, ranges))
             for seed in range(place, options.hostile, len(options.names)):
                 cases += _shown(hostile_case(subject, seed, unspoilt))
             for seed in range(place, options.conversions, len(options.names)):
@@ -208,7 +212,8 @@ def hostile_case(subject: Subject, seed: int, unspoilt_loss: float) -> Case | No
     spoilt = subject.folder / "spoilt.onnx"
     for _ in range(_TRIES):
         planted = make_hostile(subject.model, spoilt, rng, 2 if seed % 4 == 3 else 1)
-        spoilt_loss = _loss(subject, quantize(subject, spoilt))
+        ranges = observed(subject, spoilt)
+        spoilt_loss = _loss(subject, quantize(subject, spoilt, ranges))
         if spoilt_loss >= _HARM * unspoilt_loss:
             break
     else:
@@ -219,7 +224,7 @@ def hostile_case(subject: Subject, seed: int, unspoilt_loss: float) -> Case | No
     losses: dict[frozenset[str], float] = {}
 
     def is_good(kept: frozenset[str]) -> bool:
-        losses[kept] = _loss(subject, quantize(subject, spoilt, kept))
+        losses[kept] = _loss(subject, quantize(subject, spoilt, ranges, kept))
         return losses[kept] <= _FLOOR * unspoilt_loss
 
     result = find_culprits(ranked, is_good)
@@ -242,28 +247,21 @@ def hostile_case(subject: Subject, seed: int, unspoilt_loss: float) -> Case | No
     )
 
 
-def quantize(subject: Subject, model: Path, kept: frozenset[str] = frozenset()) -> Path:
-    """The recipe `w8a8-static-weighted`, without these nodes."""
-    from onnxruntime import quantization as ort
-
-    target = subject.folder / "quantized.onnx"
-    feeds: Any = Feeds(subject.calibration, CALIBRATED_ROWS)
-    ort.quantize_static(
-        model,
-        target,
-        feeds,
-        quant_format=ort.QuantFormat.QDQ,
-        op_types_to_quantize=["Conv", "ConvTranspose", "Gemm", "MatMul", "Relu", "Clip"],
-        nodes_to_exclude=sorted(kept),
-        per_channel=True,
-        activation_type=ort.QuantType.QUInt8,
-        weight_type=ort.QuantType.QInt8,
-        extra_options={
-            "MatMulConstBOnly": True,
-            "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"],
-            "CalibStridedMinMax": 1,
-        },
+def quantize(
+    subject: Subject, model: Path, ranges: Path, kept: frozenset[str] = frozenset()
+) -> Path:
+    """`RECIPE` without these nodes."""
+    target = subject.folder / "quantized"
+    done = compress(
+        model, RECIPE, target, calibration=subject.calibration, kept=kept, ranges=ranges
     )
+    return done.path
+
+
+def observed(subject: Subject, model: Path) -> Path:
+    """What the activations hold, as calibration wants it."""
+    target = subject.folder / "ranges.npz"
+    observe(model, subject.calibration, target, most=CALIBRATED_ROWS)
     return target
 
 
