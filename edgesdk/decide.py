@@ -11,7 +11,7 @@ from edgesdk.measure.result import Measurement
 from edgesdk.plan.candidate import Candidate
 from edgesdk.quality import Quality, Verdict
 
-_SAME_SPEED = 0.03
+SAME_SPEED = 0.03
 """Speedups this close, with overlapping intervals, count as equal; quality then decides."""
 
 
@@ -156,7 +156,7 @@ def sure_speed(
     best = next((o.measurement for o in outcomes if o.name == decision.chosen), None)
     if best is None or budget.objective != "latency":
         return 0.0
-    return best.speedup.low * (1.0 - _SAME_SPEED)
+    return best.speedup.low * (1.0 - SAME_SPEED)
 
 
 def contenders(
@@ -291,7 +291,7 @@ def _speed(outcome: Outcome) -> float:
 def _same_speed(outcome: Outcome, best: Outcome) -> bool:
     if outcome.measurement is None or best.measurement is None:
         return False
-    near = _speed(outcome) >= _speed(best) * (1.0 - _SAME_SPEED)
+    near = _speed(outcome) >= _speed(best) * (1.0 - SAME_SPEED)
     return near and outcome.measurement.speedup.high >= best.measurement.speedup.low
 
 

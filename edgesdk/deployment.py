@@ -258,10 +258,8 @@ def simulate(
     bench = _bench(
         request, facts, samples, workshop, device_profile, Settings(), Evidence.UNKNOWN, listen
     )
-    table, _ = sensitivity(
-        bench, list(dict.fromkeys(wanted or ["w8a8"])), prepare_model(bench, plan)
-    )
-    return table
+    precisions = list(dict.fromkeys(wanted or ["w8a8"]))
+    return sensitivity(bench, precisions, prepare_model(bench, plan))
 
 
 def _bench(

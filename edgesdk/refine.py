@@ -1,25 +1,28 @@
 """Mixed precision: which nodes of a quantized form stay float, found by damage and by milliseconds.
 
-Whole-model recipes are tried first. The ones worth refining are the winner, and those that would be
-as fast but fail the check. For each, the damage of every node (simulated, see
-`edgesdk.diagnose.sensitivity`) and the time that quantizing it saves (the engine's own per-node times) give
-nested sets of nodes to keep in float; each set is then tried like any other candidate.
+Whole-model recipes are tried first. Worth refining are the winner, those that would be as fast but
+fail the check, and those that are slow for nodes that quantizing makes no faster. For each, the
+damage of every node and the time that quantizing it saves (the engine's own per-node times) give one
+order of nodes to keep in float. Beginnings of that order are simulated together, which takes a
+moment each, and few of them are tried for real: of a form that passes those that make it faster, or
+better at the same speed; of one that fails the smallest that passes, by halving. What they were
+expected to cost is compared with what they did, and the next are judged by the difference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from edgesdk.backend import NodePlacement, NodeTime
-from edgesdk.decide import Outcome, decide, sure_speed
-from edgesdk.errors import StepFailed
+from edgesdk.decide import SAME_SPEED, Outcome, decide, sure_speed
+from edgesdk.errors import EdgeSdkError
 from edgesdk.events import Event
 from edgesdk.model import read_model
-from edgesdk.plan.allocate import Proposal, propose
+from edgesdk.plan.allocate import Rung, climb, ladder
 from edgesdk.plan.candidate import Candidate, Choice
+from edgesdk.plan.damage import SensitivityTable
 from edgesdk.plan.gain import TracedTimes, gains_ms, trace_times
-from edgesdk.precision import Precision
 from edgesdk.quality import Verdict
 from edgesdk.recipe import Recipe
 from edgesdk.trial import (
@@ -28,25 +31,48 @@ from edgesdk.trial import (
     Original,
     Prepared,
     Trial,
+    damage_of_sets,
     look_inside,
     measure_failed,
-    sensitivity,
+    sensitivity_of,
     try_candidate,
 )
 
-_MOST_BASES = 2
-"""Forms that are refined: each costs a sensitivity pass and up to four candidates."""
-_PROFILED_RUNS = 16
+_MOST_BASES = 3
+"""Forms that are refined: each costs a sensitivity pass and a few candidates."""
+_MOST_TRIED = 5
+"""Candidates made from one form."""
+_HOPELESSLY_SLOW = 0.5
+"""Forms below this share of the best speed are not looked into."""
+_PROFILED_RUNS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Base:
-    """A quantized form to be refined: what it is, and whether it fails the check as it is."""
+    """A quantized form to be refined.
+
+    Attributes:
+        failed: it fails the check as it is.
+        speedup, ms: of the whole form.
+        gain: what quantizing each node saves; negative where it got slower.
+        unit: of the gains.
+    """
 
     trial: Trial
     built: Built
-    speedup: float
     failed: bool
+    speedup: float
+    ms: float
+    gain: Mapping[str, float]
+    unit: str
+
+    @property
+    def hoped(self) -> float:
+        """Its speedup if all that quantizing slows down were float; itself without times."""
+        if self.unit != "ms":
+            return self.speedup
+        lost = -sum(gain for gain in self.gain.values() if gain < 0)
+        return self.speedup * self.ms / max(self.ms - lost, self.ms / 4)
 
 
 def refine(
@@ -75,19 +101,14 @@ def refine(
         best = sure_speed(baseline, outcomes, bench.budget, accept_undecided=accept_undecided)
         return max(bench.settings.hopeless, best)
 
-    for base in _bases(bench, trials, baseline, original, lead(), accept_undecided):
-        for candidate in _candidates(bench, base, trials, start[base.built.choice.backend]):
-            trial, _ = try_candidate(
-                bench,
-                candidate,
-                original,
-                start[base.built.choice.backend],
-                hopeless=lead(),
-            )
-            found.append(trial)
-            passed = trial.outcome.quality and trial.outcome.quality.verdict == Verdict.PASS
-            if base.failed and passed:
-                break  # larger sets are only slower
+    def attempt(candidate: Candidate) -> Trial:
+        prepared = start[candidate.single.backend]
+        trial, _ = try_candidate(bench, candidate, original, prepared, hopeless=lead())
+        found.append(trial)
+        return trial
+
+    for base in _bases(bench, trials, baseline, original, start, lead(), accept_undecided):
+        _refine_one(bench, base, start[base.built.choice.backend], attempt, lead)
     return found
 
 
@@ -96,61 +117,136 @@ def _bases(
     trials: Sequence[Trial],
     baseline: Outcome,
     original: Original,
+    start: Mapping[str, Prepared],
     lead: float,
     accept_undecided: bool,
 ) -> list[_Base]:
-    """The winner where it is quantized, and failed forms that would be faster, fastest first."""
+    """The winner where it is quantized, and forms that could overtake it, the most hopeful first."""
     outcomes = [trial.outcome for trial in trials]
     decision = decide(baseline, outcomes, bench.budget, accept_undecided=accept_undecided)
     bases = []
     for trial in trials:
         quality, built = trial.outcome.quality, trial.built
-        if built is None or quality is None or built.choice.recipe.activation_bits > 16:
+        if built is None or quality is None or built.choice.recipe.mode == "float":
             continue
         failed = quality.verdict != Verdict.PASS
-        if not failed and trial.outcome.name != decision.chosen:
-            continue
         measured = trial.outcome.measurement
         if measured is None:
-            measured = measure_failed(bench, trial, original, hopeless=lead)
-        if measured and measured.speedup.high >= lead:
-            speedup = measured.speedup.value
-            bases.append(_Base(trial=trial, built=built, speedup=speedup, failed=failed))
-    bases.sort(key=lambda base: -base.speedup)
+            measured = measure_failed(bench, trial, original, hopeless=lead * _HOPELESSLY_SLOW)
+        if measured is None or measured.speedup.high < lead * _HOPELESSLY_SLOW:
+            continue
+        gain, unit = _gains(bench, built, trials, start[built.choice.backend])
+        base = _Base(
+            trial=trial,
+            built=built,
+            failed=failed,
+            speedup=measured.speedup.value,
+            ms=measured.latency.p50_ms,
+            gain=gain,
+            unit=unit,
+        )
+        if trial.outcome.name == decision.chosen or base.hoped >= lead:
+            bases.append(base)
+    bases.sort(key=lambda base: (base.trial.outcome.name != decision.chosen, -base.hoped))
     return bases[:_MOST_BASES]
 
 
-def _candidates(
-    bench: Bench, base: _Base, trials: Sequence[Trial], prepared: Prepared
-) -> Iterator[Candidate]:
-    """The base with ever more nodes kept in float."""
-    choice = base.built.choice
+def _refine_one(
+    bench: Bench,
+    base: _Base,
+    prepared: Prepared,
+    attempt: Callable[[Candidate], Trial],
+    lead: Callable[[], float],
+) -> None:
+    """Try what refining this form proposes."""
     name = base.trial.outcome.name
+    bench.listen(Event(stage="refine", subject=name, state="begin"))
     try:
-        table, tensors = sensitivity(bench, [Precision.of(choice.recipe).name], prepared)
-    except StepFailed as exc:
+        table, rungs = _rungs(bench, base, prepared)
+    except EdgeSdkError as exc:
         bench.listen(Event(stage="refine", subject=name, state="failed", message=str(exc)))
         return
+    shown = f"{len(table.nodes)} nodes, {len(rungs)} mixtures simulated"
+    bench.listen(Event(stage="refine", subject=name, state="done", message=shown))
+    factor = 1.0  # what extra time really was, over what it was expected to be
+
+    def pays(rung: Rung) -> bool:
+        return base.unit != "ms" or _expected(base, rung, factor) >= lead() * (1 - SAME_SPEED)
+
+    def passes(rung: Rung) -> bool:
+        nonlocal factor
+        trial = attempt(_candidate(base, rung))
+        factor = _learned(base, rung, trial) or factor
+        quality = trial.outcome.quality
+        return quality is not None and quality.verdict == Verdict.PASS
+
+    if base.failed:
+        climb(rungs, passes, pays, most=_MOST_TRIED)
+        return
+    for rung in _better(base, rungs):
+        if pays(rung):
+            passes(rung)
+
+
+def _better(base: _Base, rungs: Sequence[Rung]) -> list[Rung]:
+    """Of a form that passes: what makes it faster, or better at about the same speed."""
+    allowed = base.ms * 2 * SAME_SPEED if base.unit == "ms" else float("inf")
+    cheap = [rung for rung in rungs if rung.extra <= allowed]
+    fastest = min(cheap, key=lambda rung: rung.extra, default=None)
+    found = [fastest] if fastest is not None and fastest.extra < 0 else []
+    for share in (0.5, 0.25, 0.1):
+        enough = [rung for rung in cheap if rung.damage_left <= share]
+        if enough:
+            found.append(min(enough, key=lambda rung: (rung.extra, len(rung.kept))))
+    return list(dict.fromkeys(found))
+
+
+def _expected(base: _Base, rung: Rung, factor: float) -> float:
+    extra = rung.extra * (factor if rung.extra > 0 else 1.0)
+    return base.speedup * base.ms / max(base.ms + extra, base.ms / 4)
+
+
+def _learned(base: _Base, rung: Rung, trial: Trial) -> float | None:
+    """Extra time as measured over extra time as expected, where both can be told."""
+    measured = trial.outcome.measurement
+    if measured is None or base.unit != "ms" or rung.extra < base.ms * SAME_SPEED:
+        return None
+    extra = base.ms * (base.speedup / measured.speedup.value - 1.0)
+    return min(max(extra / rung.extra, 0.0), 4.0)
+
+
+def _rungs(
+    bench: Bench, base: _Base, prepared: Prepared
+) -> tuple[SensitivityTable, tuple[Rung, ...]]:
+    """The table of damages, and beginnings of the order of nodes with what they leave together."""
+    choice = base.built.choice
+    table = sensitivity_of(bench, choice, prepared)
     damage = {item.node: item.damage for item in table.nodes}
-    if bench.budget.objective in ("size", "memory"):
-        gain, unit = _bytes_saved(prepared, choice.recipe), "MB"
-    else:
-        gain, unit = _time_saved(bench, base.built, trials, tensors)
-    for proposal in propose(damage, {node: gain.get(node, 0.0) for node in damage}):
-        yield _candidate(choice, proposal, base, unit)
+    sets = ladder(damage, {node: base.gain.get(node, 0.0) for node in damage})
+    if not sets:
+        return table, ()
+    whole, *left = damage_of_sets(bench, choice, prepared, [(), *sets])
+    rungs = tuple(
+        Rung(
+            kept=kept,
+            damage_left=one / whole if whole > 0 else 0.0,
+            extra=sum(base.gain.get(node, 0.0) for node in kept),
+        )
+        for kept, one in zip(sets, left, strict=True)
+    )
+    return table, rungs
 
 
-def _bytes_saved(prepared: Prepared, recipe: Recipe) -> dict[str, float]:
-    """Megabytes that each node's weights shrink by."""
-    kept = recipe.weight_bits / 32
-    nodes = read_model(prepared.path).nodes
-    return {node.name: node.weight_bytes * (1 - kept) / 1e6 for node in nodes}
-
-
-def _time_saved(
-    bench: Bench, built: Built, trials: Sequence[Trial], tensors: Mapping[str, Sequence[str]]
+def _gains(
+    bench: Bench, built: Built, trials: Sequence[Trial], prepared: Prepared
 ) -> tuple[dict[str, float], str]:
-    """What quantizing each node saves, and its unit; all alike where the engine cannot tell."""
+    """What quantizing each node saves, and in which unit; one a node where the engine cannot tell."""
+    nodes = read_model(prepared.path).nodes
+    recipe = built.choice.recipe
+    if bench.budget.objective in ("size", "memory"):
+        left = recipe.weight_bits / 32
+        return {node.name: node.weight_bytes * (1 - left) / 1e6 for node in nodes}, "MB"
+    tensors = {node.name: node.outputs for node in nodes}
     after = _times(bench, built, tensors)
     before = _times(bench, _float_form(trials, built.choice), tensors)
     if before is None or after is None:
@@ -176,15 +272,14 @@ def _times(
     return trace_times(tensors, placement, times)
 
 
-def _candidate(choice: Choice, proposal: Proposal, base: _Base, unit: str) -> Candidate:
-    ((component, _),) = base.trial.outcome.candidate.choices
-    kept = Choice(recipe=choice.recipe, backend=choice.backend, kept=tuple(sorted(proposal.kept)))
-    shown = ", ".join(proposal.kept[:3])
-    more = f" and {len(proposal.kept) - 3} more" if proposal.kept[3:] else ""
+def _candidate(base: _Base, rung: Rung) -> Candidate:
+    ((component, choice),) = base.trial.outcome.candidate.choices
+    shown = ", ".join(rung.kept[:3])
+    more = f" and {len(rung.kept) - 3} more" if rung.kept[3:] else ""
     return Candidate(
-        choices=((component, kept),),
+        choices=((component, replace(choice, kept=tuple(sorted(rung.kept)))),),
         why=(
-            f"{proposal.why}: {shown}{more}; expected to leave {proposal.damage_left:.0%} of the "
-            f"error of {choice.name}, for {proposal.extra:+.3g} {unit}"
+            f"{shown}{more} stay float; expected to leave {rung.damage_left:.0%} of the error of "
+            f"{choice.name}, for {rung.extra:+.3g} {base.unit}"
         ),
     )

@@ -57,7 +57,10 @@ def ranges(request: Request) -> Response:
 
 
 def compress(request: Request) -> Response:
-    """`model`, `recipe`, `kept`, `calibration`, `ranges`, `memory_bytes` -> `path`, `notes`, counts."""
+    """`model`, `recipe`, `kept`, `calibration`, `ranges`, `whole`, `memory_bytes` -> a model.
+
+    Its `path`, `notes` and counts of nodes.
+    """
     from edgesdk.compress.apply import compress as apply_recipe
 
     rows = request["calibration"]
@@ -69,6 +72,7 @@ def compress(request: Request) -> Response:
             calibration=SampleSet.from_json(rows) if rows else None,
             kept=frozenset(request["kept"]),
             ranges=Path(request["ranges"]) if request["ranges"] else None,
+            whole=Path(request["whole"]) if request["whole"] else None,
             memory_bytes=request["memory_bytes"],
         )
     except RecipeError as exc:
@@ -142,13 +146,12 @@ def look_inside(request: Request) -> Response:
 
 
 def sensitivity(request: Request) -> Response:
-    """`model`, `rows`, `precisions`, `threads`, optional `ranges`, `refined` -> the table as JSON, `tensors`.
+    """`model`, `rows`, `precisions`, `threads`, optional `ranges`, `refined` -> the table as JSON.
 
     Looks at all rows given; about 8 suffice. `ranges` maps names of activations to [low, high];
     activations without one are ranged anew in each run. `refined` limits how many nodes a precision
     are tried at the model's outputs.
     """
-    from edgesdk.compress import onnx_io
     from edgesdk.diagnose.sensitivity import REFINED, measure_sensitivity
 
     rows = SampleSet.from_json(request["rows"])
@@ -163,8 +166,46 @@ def sensitivity(request: Request) -> Response:
         threads=request["threads"],
         scratch=Path.cwd(),
     )
-    nodes = onnx_io.read_structure(Path(request["model"])).graph.node
-    return {**table.to_json(), "tensors": {node.name: list(node.output) for node in nodes}}
+    return table.to_json()
+
+
+def written(request: Request) -> Response:
+    """`model`, `quantized`, `rows`, `precision`, `threads` -> the table as JSON.
+
+    Looks at all rows given; about 8 suffice.
+    """
+    from edgesdk.diagnose.written import measure_written
+
+    rows = SampleSet.from_json(request["rows"])
+    table = measure_written(
+        Path(request["model"]),
+        Path(request["quantized"]),
+        rows,
+        request["precision"],
+        rows=len(rows),
+        threads=request["threads"],
+        scratch=Path.cwd(),
+    )
+    return table.to_json()
+
+
+def mixtures(request: Request) -> Response:
+    """`model`, `quantized` or `precision`, `rows`, `kept`, `threads` -> `damages`, one a set of nodes.
+
+    `kept` is a list of lists of nodes that stay float. With `quantized` the form is what a quantizer
+    wrote, else all nodes that take `precision` are simulated at it.
+    """
+    from edgesdk.diagnose.sensitivity import simulate_kept
+    from edgesdk.diagnose.written import measure_kept
+
+    rows = SampleSet.from_json(request["rows"])
+    model, kept = Path(request["model"]), request["kept"]
+    settings = {"rows": len(rows), "threads": request["threads"], "scratch": Path.cwd()}
+    if request["quantized"] is not None:
+        damages = measure_kept(model, Path(request["quantized"]), rows, kept, **settings)
+    else:
+        damages = simulate_kept(model, rows, request["precision"], kept, **settings)
+    return {"damages": list(damages)}
 
 
 def bisect_conversion(request: Request) -> Response:

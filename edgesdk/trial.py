@@ -23,15 +23,18 @@ from edgesdk.measure.pair import measure_candidate
 from edgesdk.measure.result import Measurement
 from edgesdk.measure.settings import Inputs, Settings, Target
 from edgesdk.metrics import load_metric
-from edgesdk.model import Model
+from edgesdk.model import Model, read_model
 from edgesdk.plan.candidate import ORIGINAL, Candidate, Choice, Plan
 from edgesdk.plan.damage import SensitivityTable
+from edgesdk.precision import Precision
 from edgesdk.quality import Quality, Verdict, judge
 from edgesdk.samples import INPUT_PREFIX, Samples
 from edgesdk.workshop import Finished, Workshop
 
 GOLDEN_ROWS = 3
 """Evaluation rows whose outputs are kept for the bundle."""
+SENSITIVITY_ROWS = 8
+"""Calibration rows that damages are seen on; a node's damage settles within a few."""
 TIMED_ROWS = 8
 """Evaluation rows that latency is measured over, cycled."""
 
@@ -199,7 +202,7 @@ def try_candidate(
     stage, ran = "compress", False
     try:
         bench.listen(Event(stage=stage, subject=name, state="begin"))
-        compressed = _compress(bench, choice, prepared, way)
+        compressed = compress_choice(bench, choice, prepared, way)
         stage, ran = "convert", not compressed.cached
         bench.listen(Event(stage=stage, subject=name, state="begin"))
         converted = _convert(bench, choice, compressed.path, compressed.key, way[1:])
@@ -266,28 +269,75 @@ def measure_failed(
     return after
 
 
-def sensitivity(
-    bench: Bench, precisions: Sequence[str], prepared: Prepared
-) -> tuple[SensitivityTable, dict[str, tuple[str, ...]]]:
-    """The damage of every node at each precision, and the tensors that each node makes.
+def sensitivity(bench: Bench, precisions: Sequence[str], prepared: Prepared) -> SensitivityTable:
+    """The damage of every node at each precision, simulated.
 
     Raises:
         StepFailed: the model cannot be simulated.
     """
-    rows = bench.samples.calibration
-    identity = {"precisions": list(precisions), "threads": bench.threads}
-    done = bench.workshop.step(
-        "sensitivity",
-        {**identity, "model": str(prepared.path), "rows": rows.to_json()},
+    request, identity = _looked_at(bench, prepared)
+    wanted = {"precisions": list(precisions)}
+    done = bench.workshop.step("sensitivity", {**request, **wanted}, {**identity, **wanted})
+    return SensitivityTable.from_json(done.response)
+
+
+def sensitivity_of(bench: Bench, choice: Choice, prepared: Prepared) -> SensitivityTable:
+    """The damage of every node that a recipe quantizes, in the model that it wrote where that shows it.
+
+    Raises:
+        StepFailed: the model cannot be simulated.
+    """
+    whole = compress_choice(bench, replace(choice, kept=()), prepared)
+    if choice.recipe.mode == "static":
+        request, identity = _looked_at(bench, prepared)
+        precision = {"precision": choice.recipe.stored.name}
+        done = bench.workshop.step(
+            "written",
+            {**request, **precision, "quantized": str(whole.path)},
+            {**identity, **precision, "quantized": whole.key},
+        )
+        return SensitivityTable.from_json(done.response)
+    table = sensitivity(bench, [Precision.of(choice.recipe).name], prepared)
+    before, after = (read_model(path).nodes for path in (prepared.path, whole.path))
+    untouched = {(node.name, node.op, node.inputs) for node in after}
+    changed = {n.name for n in before if (n.name, n.op, n.inputs) not in untouched}
+    return replace(table, nodes=tuple(item for item in table.nodes if item.node in changed))
+
+
+def damage_of_sets(
+    bench: Bench, choice: Choice, prepared: Prepared, kept: Sequence[Sequence[str]]
+) -> tuple[float, ...]:
+    """Noise over signal at the worst output with each of these sets of nodes kept in float, simulated.
+
+    Raises:
+        StepFailed: the model cannot be simulated.
+    """
+    request, identity = _looked_at(bench, prepared)
+    form: dict[str, Any] = {"quantized": None, "precision": None}
+    key = dict(form)
+    if choice.recipe.mode == "static":
+        whole = compress_choice(bench, replace(choice, kept=()), prepared)
+        form["quantized"], key["quantized"] = str(whole.path), whole.key
+    else:
+        form["precision"] = key["precision"] = Precision.of(choice.recipe).name
+    sets = {"kept": [list(names) for names in kept]}
+    done = bench.workshop.step("mixtures", {**request, **form, **sets}, {**identity, **key, **sets})
+    return tuple(done.response["damages"])
+
+
+def _looked_at(bench: Bench, prepared: Prepared) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What steps that simulate take, and its identity."""
+    rows = bench.samples.calibration.subset(SENSITIVITY_ROWS)
+    common = {"threads": bench.threads}
+    return (
+        {**common, "model": str(prepared.path), "rows": rows.to_json()},
         {
-            **identity,
+            **common,
             "model": prepared.key,
-            "rows": bench.samples.fingerprint,
+            "rows": [bench.samples.fingerprint, len(rows)],
             "tools": tool_versions(),
         },
     )
-    tensors = {node: tuple(made) for node, made in done.response["tensors"].items()}
-    return SensitivityTable.from_json(done.response), tensors
 
 
 def measure_original(bench: Bench, original: Original) -> Measurement:
@@ -331,10 +381,17 @@ def _way(choice: Choice) -> tuple[Work, ...]:
     )
 
 
-def _compress(bench: Bench, choice: Choice, prepared: Prepared, way: Sequence[Work]) -> Finished:
+def compress_choice(
+    bench: Bench, choice: Choice, prepared: Prepared, way: Sequence[Work] = ()
+) -> Finished:
+    """The step that applies a recipe; a static one that keeps nodes starts from the whole form."""
     recipe = choice.recipe
+    way = way or _way(choice)
     rows = bench.samples.calibration if recipe.needs_calibration else None
     ranges = _ranges(bench, prepared) if recipe.needs_ranges else None
+    whole = None
+    if choice.kept and recipe.mode == "static":
+        whole = compress_choice(bench, replace(choice, kept=()), prepared, way)
     return bench.workshop.step(
         "compress",
         {
@@ -343,6 +400,7 @@ def _compress(bench: Bench, choice: Choice, prepared: Prepared, way: Sequence[Wo
             "kept": list(choice.kept),
             "calibration": rows.to_json() if rows is not None else None,
             "ranges": str(ranges.path) if ranges is not None else None,
+            "whole": str(whole.path) if whole is not None else None,
             "memory_bytes": bench.workshop.limits.memory_bytes,
         },
         {
@@ -351,6 +409,7 @@ def _compress(bench: Bench, choice: Choice, prepared: Prepared, way: Sequence[Wo
             "kept": list(choice.kept),
             "rows": bench.samples.fingerprint if rows is not None else None,
             **({"ranges": ranges.key} if ranges is not None else {}),
+            **({"whole": whole.key} if whole is not None else {}),
             "tools": tool_versions(),
         },
         like=way[0][1],

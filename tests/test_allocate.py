@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesdk.backend import NodePlacement, NodeTime
-from edgesdk.plan.allocate import order_by_worth, propose
+from edgesdk.plan.allocate import Rung, climb, ladder, order_by_worth
 from edgesdk.plan.gain import gains_ms, trace_times
 
 EIGHTHS = st.integers(-8, 40).map(lambda number: number / 8)
@@ -28,40 +28,65 @@ def test_what_int8_makes_no_faster_is_kept_first_then_damage_by_millisecond() ->
     assert order_by_worth(damage, gain) == ("slow in int8", "cheap", "dear", "harmless")
 
 
-def test_a_node_that_carries_the_error_at_no_cost_is_the_whole_proposal() -> None:
-    damage = {"bad": 9.0, "good": 0.5, "fine": 0.4}
-    gain = {"bad": 0.1, "good": 1.0, "fine": 1.0}
-    first = propose(damage, gain)[0]
-    assert first.kept == ("bad",)
-    assert first.damage_left == pytest.approx(0.9 / 9.9)
-    assert first.extra == pytest.approx(0.1)
-
-
 @given(nodes=NODES)
-def test_proposals_are_nested_and_leave_ever_less_damage(
+def test_sets_are_nested_beginnings_of_the_order_and_never_all_of_it(
     nodes: dict[str, tuple[float, float]],
 ) -> None:
     damage = {name: item[0] for name, item in nodes.items()}
     gain = {name: item[1] for name, item in nodes.items()}
-    found = propose(damage, gain)
-    for smaller, larger in itertools.pairwise(found):
-        assert larger.kept[: len(smaller.kept)] == smaller.kept
-        assert larger.damage_left <= smaller.damage_left + 1e-12
-    assert all(0 < len(item.kept) < len(nodes) for item in found)
+    order = order_by_worth(damage, gain)
+    sets = ladder(damage, gain)
+    free = {name for name in nodes if gain[name] <= 0}
+    for smaller, larger in itertools.pairwise(sets):
+        assert len(smaller) < len(larger)
+    for kept in sets:
+        assert kept == order[: len(kept)]
+        assert 0 < len(kept) < len(nodes)
+        assert free <= set(kept)
+    if 0 < len(free) < len(nodes):
+        assert set(sets[0]) == free
 
 
 @given(nodes=NODES)
-def test_no_other_set_of_equal_time_leaves_less_damage(
+def test_no_other_set_of_equal_time_holds_more_damage(
     nodes: dict[str, tuple[float, float]],
 ) -> None:
     damage = {name: item[0] for name, item in nodes.items()}
     gain = {name: item[1] for name, item in nodes.items()}
-    for item in propose(damage, gain):
-        kept = sum(damage[name] for name in item.kept)
+    for kept in ladder(damage, gain):
+        extra = sum(gain[name] for name in kept)
+        held = sum(damage[name] for name in kept)
         for mask in range(1 << len(nodes)):
             other = [name for number, name in enumerate(damage) if mask >> number & 1]
-            if sum(gain[name] for name in other) <= item.extra:
-                assert sum(damage[name] for name in other) <= kept
+            if sum(gain[name] for name in other) <= extra:
+                assert sum(damage[name] for name in other) <= held
+
+
+def test_a_hundred_nodes_give_a_dozen_sets() -> None:
+    damage = {f"n{number:03}": 1.0 / (number + 1) for number in range(100)}
+    sets = ladder(damage, dict.fromkeys(damage, 1.0))
+    assert [len(kept) for kept in sets][:4] == [1, 2, 3, 4]
+    assert len(sets) < 13
+
+
+RUNGS = tuple(Rung(kept=("n",) * n, damage_left=0.0, extra=float(n)) for n in range(1, 12))
+
+
+@given(first=st.integers(0, 11), affordable=st.integers(0, 11))
+def test_the_smallest_set_that_passes_is_found_in_four_tries(first: int, affordable: int) -> None:
+    tried: list[int] = []
+
+    def passes(rung: Rung) -> bool:
+        tried.append(RUNGS.index(rung))
+        return tried[-1] >= first
+
+    found = climb(RUNGS, passes, lambda rung: RUNGS.index(rung) < affordable, most=4)
+    assert len(tried) <= 4
+    assert all(number < affordable for number in tried)
+    if first < affordable:
+        assert found == RUNGS[first]
+    else:
+        assert found is None
 
 
 def test_times_are_traced_by_origin_by_name_and_by_tensor() -> None:
@@ -89,4 +114,4 @@ def test_quantizers_are_paid_for_by_what_they_surround() -> None:
     ]
     before, after = (trace_times(nodes, [], times) for times in (float_times, int8_times))
     saved = gains_ms(before, after, list(nodes))
-    assert saved == pytest.approx({"a": 1.7, "b": -0.1, "c": 0.0})
+    assert saved == pytest.approx({"a": 1.7, "b": -0.1, "c": 0.8})

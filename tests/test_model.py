@@ -161,6 +161,8 @@ def test_symbolic_axes_leave_costs_unknown_and_static_ones_do_not(tmp_path: Path
         activation_bytes=4 * (4 * 6 + 4 * 5),
         weight_bytes=4 * 6 * 5,
         depth=0,
+        inputs=("x", "w"),
+        outputs=("y",),
     )
     static = save(tmp_path, nodes, inputs={"x": [4, 6]}, outputs={"y": [4, 5]}, weights=weights)
     assert (read_model(static).macs, read_model(static).unknown_macs_nodes) == (120, 0)

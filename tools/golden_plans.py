@@ -194,6 +194,8 @@ def _nodes(ops: Mapping[str, int]) -> Iterator[NodeFacts]:
                 activation_bytes=None,
                 weight_bytes=0,
                 depth=0,
+                inputs=(),
+                outputs=(),
             )
 
 

@@ -17,6 +17,7 @@ from edgesdk.compress.dynamic import quantize_dynamic
 from edgesdk.compress.floats import to_float16
 from edgesdk.compress.nncf_weights import compress_weights
 from edgesdk.compress.ranges import Observed, observe, read_ranges
+from edgesdk.compress.restoring import restore
 from edgesdk.compress.static_nncf import quantize_nncf
 from edgesdk.compress.static_ort import quantize_static
 from edgesdk.compress.stored import store_half, store_int8
@@ -61,6 +62,7 @@ def compress(
     calibration: SampleSet | None,
     kept: frozenset[str] = frozenset(),
     ranges: Path | None = None,
+    whole: Path | None = None,
     memory_bytes: int | None = None,
 ) -> Compressed:
     """Apply `recipe` to the prepared model and write the result into the folder `out`.
@@ -71,7 +73,8 @@ def compress(
             tell the engine how to run it.
         out: where `model.onnx` goes; need not exist.
         calibration: real samples, for recipes that need them.
-        kept: names of nodes that stay float.
+        kept: names of nodes that stay float; a static recipe quantizes them, too, and restores
+            them afterwards.
         ranges: what `ranges.observe` wrote for this model and these samples; without it, recipes
             that need ranges observe them now.
         memory_bytes: what this process may use; None for no limit.
@@ -96,7 +99,15 @@ def compress(
         shutil.copyfile(model, target)
         _forget_shapes(target)
         return _described(target, total, before)
-    notes = _apply(model, recipe, target, calibration, kept, ranges)
+    if kept and recipe.mode == "static":
+        with tempfile.TemporaryDirectory(dir=out, prefix=".whole.") as folder:
+            notes: tuple[str, ...] = ()
+            if whole is None:
+                whole = Path(folder) / "model.onnx"
+                notes = _apply(model, recipe, whole, calibration, frozenset(), ranges)
+            restore(model, whole, kept, target)
+    else:
+        notes = _apply(model, recipe, target, calibration, kept, ranges)
     _forget_shapes(target)
     result = _described(target, total, count_weighted(onnx_io.read_structure(target))[1], notes)
     _check_effect(model, recipe, result, before)
@@ -133,7 +144,7 @@ def _apply(
         with _quietly():
             if recipe.needs_ranges:
                 observed = _observed(model, target, calibration, ranges)
-                return quantize_static(model, recipe, target, observed, kept)
+                return quantize_static(model, recipe, target, observed)
             _dispatch(model, recipe, target, calibration, kept)
     except Exception as exc:  # libraries raise anything; this is the border where it gets a name
         kind = "memory" if isinstance(exc, MemoryError) else "error"
@@ -183,7 +194,7 @@ def _dispatch(
             quantize_blocks(model, recipe, target, kept)
         case "static":
             assert calibration is not None
-            quantize_nncf(model, recipe, target, calibration, kept)
+            quantize_nncf(model, recipe, target, calibration)
 
 
 def _check_kept(structure: onnx.ModelProto, recipe: Recipe, kept: frozenset[str]) -> None:

@@ -23,10 +23,8 @@ _SMOOTHING = 0.7
 largest value seen in each channel for the truth, and clips what calibration did not see."""
 
 
-def quantize_nncf(
-    model: Path, recipe: Recipe, target: Path, samples: SampleSet, kept: frozenset[str]
-) -> None:
-    """Write the model with QuantizeLinear/DequantizeLinear pairs where NNCF wants them, except at `kept`."""
+def quantize_nncf(model: Path, recipe: Recipe, target: Path, samples: SampleSet) -> None:
+    """Write the model with QuantizeLinear/DequantizeLinear pairs where NNCF wants them."""
     nncf = load_nncf()
     feeds = Feeds(samples, _ROWS)
     mixed = nncf.QuantizationPreset.MIXED
@@ -36,7 +34,6 @@ def quantize_nncf(
         preset=mixed if recipe.mixed else nncf.QuantizationPreset.PERFORMANCE,
         target_device=nncf.TargetDevice.CPU,
         subset_size=len(feeds),
-        ignored_scope=nncf.IgnoredScope(names=sorted(kept), validate=False),
         model_type=nncf.ModelType.TRANSFORMER if recipe.transformer else None,
         advanced_parameters=_advanced(nncf, recipe),
     )

@@ -32,9 +32,9 @@ _COSTLY = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 
 
 def quantize_static(
-    model: Path, recipe: Recipe, target: Path, observed: Observed, kept: frozenset[str]
+    model: Path, recipe: Recipe, target: Path, observed: Observed
 ) -> tuple[str, ...]:
-    """Write the model with QuantizeLinear/DequantizeLinear pairs at fixed ranges, except at `kept`.
+    """Write the model with QuantizeLinear/DequantizeLinear pairs at fixed ranges.
 
     What adds, scales or normalises values of which some mean "not there" (attention masks) stays
     in float: no scale holds both them and what they are added to. Returns what it remarked.
@@ -49,7 +49,7 @@ def quantize_static(
             target,
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=list(_WEIGHTED_OPS) if recipe.weighted_only else None,
-            nodes_to_exclude=sorted({*masked, *kept}),
+            nodes_to_exclude=sorted(masked),
             per_channel=recipe.granularity == "channel",
             reduce_range=recipe.reduce_range,
             activation_type=_activation_type(recipe),

@@ -12,7 +12,7 @@ outputs are in memory.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -107,6 +107,33 @@ def measure_sensitivity(
         nodes=table.nodes,
         additivity=tuple(_added_up(table, name, damage) for name, damage in sums),
     )
+
+
+def simulate_kept(
+    model: Path,
+    samples: SampleSet,
+    precision: str,
+    kept: Sequence[Collection[str]],
+    *,
+    rows: int = ROWS,
+    threads: int = 0,
+    scratch: Path | None = None,
+) -> tuple[float, ...]:
+    """Noise over signal at the worst output with each of these sets of nodes kept in float.
+
+    Takes and raises what `measure_sensitivity` does.
+    """
+    from edgesdk.compress.calibration import evenly
+
+    chosen = evenly(len(samples), max(rows, 1))
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=".sensitivity.") as folder:
+        wanted = [Precision.parse(precision)]
+        board = build_switchboard(model, Path(folder) / "board.onnx", wanted)
+        everywhere = board.everywhere(precision)
+        mixtures = [{n: p for n, p in everywhere.items() if n not in names} for names in kept]
+        with Simulator(board, threads=threads) as simulator:
+            damages = simulate_mixtures(simulator, samples, chosen, mixtures)
+    return tuple(max(damage.by_output) for damage in damages)
 
 
 def simulate_mixtures(

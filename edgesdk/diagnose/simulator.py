@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
@@ -14,10 +14,24 @@ from edgesdk.errors import StepFailed
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from edgesdk.compress.switchboard import Switchboard
-
     Array = NDArray[np.generic]
     Outputs = dict[str, Array]
+
+
+class Board(Protocol):
+    """A model whose nodes are switched by one of its inputs."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+
+    @property
+    def choices(self) -> str:
+        """Name of that input."""
+
+    def encode(self, assignment: Mapping[str, str]) -> NDArray[np.int64]:
+        """Its value for precisions by node name; nodes not named are float."""
+
 
 _QUIET = 4
 BROKEN = 1e20
@@ -101,7 +115,7 @@ class Simulator:
         outputs: names of the model's outputs.
     """
 
-    def __init__(self, board: Switchboard, *, threads: int = 0) -> None:
+    def __init__(self, board: Board, *, threads: int = 0) -> None:
         """Open the board; see `Engine`."""
         self.board = board
         self._engine = Engine(board.path, threads=threads)

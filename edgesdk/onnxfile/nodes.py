@@ -33,6 +33,7 @@ class NodeFacts:
         weight_bytes: bytes of the stored tensors that it reads; a tensor with several readers
             counts for each.
         depth: 0 in the main graph, 1 in a subgraph of it, and so on.
+        inputs, outputs: names of the tensors that it reads and writes; "" for one left out.
     """
 
     name: str
@@ -42,6 +43,8 @@ class NodeFacts:
     activation_bytes: int | None
     weight_bytes: int
     depth: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
 
     @property
     def qualified_op(self) -> str:
@@ -146,6 +149,8 @@ def _ruled_out(graph: GraphProto, depth: int) -> Iterator[NodeFacts]:
             activation_bytes=0,
             weight_bytes=0,
             depth=depth,
+            inputs=tuple(node.input),
+            outputs=tuple(node.output),
         )
         for inner in subgraphs(node):
             yield from _ruled_out(inner, depth + 1)
@@ -187,6 +192,8 @@ def _node_facts(node: NodeProto, scope: Mapping[str, _Value], depth: int) -> Nod
             touched[name].size or 0 for name in {*node.input} if name and touched[name].stored
         ),
         depth=depth,
+        inputs=tuple(node.input),
+        outputs=tuple(node.output),
     )
 
 

@@ -1,7 +1,7 @@
 """Which nodes of a quantized form to keep in float: the least cost for the most quality; pure.
 
-Damages of single nodes add up (noise powers of independent errors do), and so do their times and
-bytes. The best sets then follow from one order, by damage a millisecond (or byte), that of the
+Damages of single nodes nearly add up (noise powers of independent errors do), and so do their times
+and bytes. The best sets then follow from one order, by damage a millisecond (or byte), that of the
 knapsack problem's linear relaxation (Dantzig, Discrete-Variable Extremum Problems, 1957): sets cut
 from it are nested, each is optimal for its own cost, and a handful of them can be tried for real.
 """
@@ -9,28 +9,26 @@ from it are nested, each is optimal for its own cost, and a handful of them can 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-_SHARES_LEFT = (0.5, 0.25, 0.1)
-"""Of the whole form's damage: where the order is cut."""
+_STEP = 1.5
+"""Each set is at least so many times as large as the one before, past the free nodes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Proposal:
+class Rung:
     """Nodes to keep in float, and what that is expected to change.
 
     Attributes:
         kept: their names, the most worthwhile first.
-        damage_left: share of the whole form's damage that remains, 0 to 1.
+        damage_left: share of the whole form's damage that remains; 0 up, 1 for no gain.
         extra: time (or bytes) that it adds to the whole form's; below 0 when it gets faster.
-        why: in a sentence.
     """
 
     kept: tuple[str, ...]
     damage_left: float
     extra: float
-    why: str
 
 
 def order_by_worth(damage: Mapping[str, float], gain: Mapping[str, float]) -> tuple[str, ...]:
@@ -53,54 +51,55 @@ def order_by_worth(damage: Mapping[str, float], gain: Mapping[str, float]) -> tu
     return tuple(sorted(damage, key=worth))
 
 
-def propose(
-    damage: Mapping[str, float],
-    gain: Mapping[str, float],
-    *,
-    shares_left: Sequence[float] = _SHARES_LEFT,
-) -> tuple[Proposal, ...]:
-    """Nested sets of nodes to keep in float, smallest first.
+def ladder(damage: Mapping[str, float], gain: Mapping[str, float]) -> tuple[tuple[str, ...], ...]:
+    """Nested sets of nodes to keep in float, smallest first, each a beginning of the order of worth.
 
-    Where quantizing some nodes saves nothing these are the first set. The others are the shortest
-    beginnings of the order that leave at most a given share of the damage.
+    Where quantizing some nodes saves nothing these are the first set, and part of all others. Sets
+    grow by a factor, so that a few dozen span any number of nodes. Neither none nor all are a set.
 
     Args:
-        damage: of quantizing each node alone, 0 up; nodes without damage are never worth keeping
-            unless they save nothing either.
+        damage: of quantizing each node alone, 0 up.
         gain: time (or bytes) that quantizing each saves.
-        shares_left: descending, each between 0 and 1.
     """
     order = order_by_worth(damage, gain)
-    total = sum(damage.values())
-    if total <= 0:
-        return ()
     free = sum(1 for node in order if gain.get(node, 0.0) <= 0)
-    cuts: dict[int, str] = {}
-    if 0 < free < len(order):
-        cuts[free] = "what quantizing gains nothing at stays float"
-    for share in shares_left:
-        count = max(free, _shortest(order, damage, share * total))
-        if 0 < count < len(order):
-            cuts.setdefault(count, f"float where {1 - share:.0%} of the error arises")
-    return tuple(_proposal(order[:count], damage, gain, cuts[count]) for count in sorted(cuts))
+    counts = [free] if free else []
+    added = 1
+    while free + added < len(order):
+        counts.append(free + added)
+        added = max(added + 1, int(added * _STEP))
+    return tuple(order[:count] for count in counts if count < len(order))
 
 
-def _shortest(order: Sequence[str], damage: Mapping[str, float], allowed: float) -> int:
-    left = sum(damage.values())
-    for count, node in enumerate(order):
-        if left <= allowed:
-            return count
-        left -= damage[node]
-    return len(order)
+def climb(
+    rungs: Sequence[Rung],
+    passes: Callable[[Rung], bool],
+    pays: Callable[[Rung], bool],
+    *,
+    most: int,
+) -> Rung | None:
+    """The smallest set that passes, found by halving: keeping more is taken for no worse.
 
+    Args:
+        rungs: nested sets, smallest first.
+        passes: tries one for real.
+        pays: whether one is still worthwhile; asked before it is tried. One that is not counts as
+            too large.
+        most: tries at most.
 
-def _proposal(
-    kept: Sequence[str], damage: Mapping[str, float], gain: Mapping[str, float], why: str
-) -> Proposal:
-    total = sum(damage.values())
-    return Proposal(
-        kept=tuple(kept),
-        damage_left=1.0 - sum(damage[node] for node in kept) / total,
-        extra=sum(gain.get(node, 0.0) for node in kept),
-        why=why,
-    )
+    Returns:
+        The smallest that passed; None where none did.
+    """
+    fails, good = -1, len(rungs)
+    found = None
+    while good - fails > 1 and most > 0:
+        middle = (fails + good) // 2
+        if not pays(rungs[middle]):
+            good = middle
+            continue
+        most -= 1
+        if passes(rungs[middle]):
+            good, found = middle, rungs[middle]
+        else:
+            fails = middle
+    return found

@@ -15,7 +15,8 @@ class NodeSensitivity:
         node: its name in the prepared graph.
         op: its operator.
         precision: see `edgesdk.precision`.
-        sqnr_db: signal over noise at the node's own output, its inputs being right; -200 to 200 dB.
+        sqnr_db: signal over noise at the node's own output, its inputs being right; -200 to 200 dB;
+            None where that was not looked at.
         damages: noise power over signal power at every output of the model, in the table's order
             (of integer outputs: the share of values that changed); from 0.
         agreement: share of rows of the last axis whose largest entry stays at its place, at the
@@ -26,7 +27,7 @@ class NodeSensitivity:
     node: str
     op: str
     precision: str
-    sqnr_db: float
+    sqnr_db: float | None
     damages: tuple[float, ...]
     agreement: float | None
     measured: bool

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from edgesdk.backend import NodePlacement, NodeTime
 
@@ -99,7 +100,8 @@ def gains_ms(before: TracedTimes, after: TracedTimes, quantized: Sequence[str]) 
     """Milliseconds that each node saves by being quantized; negative where it got slower.
 
     The overhead that quantizing added is shared among the nodes by their time before, as it would
-    go with them. A node that one of the two engines' graphs does not show saves nothing.
+    go with them. A node that one of the two engines' graphs does not show was fused into another,
+    which taking it out would undo: it is taken to save what others do, by the median.
 
     Args:
         before: of the float form on the same engine and execution type.
@@ -109,8 +111,9 @@ def gains_ms(before: TracedTimes, after: TracedTimes, quantized: Sequence[str]) 
     added = after.overhead_ms - before.overhead_ms
     seen = [node for node in quantized if node in before.ms and node in after.ms]
     total = sum(before.ms[node] for node in seen)
-    saved = dict.fromkeys(quantized, 0.0)
+    saved = {}
     for node in seen:
         share = before.ms[node] / total if total > 0 else 1 / len(seen)
         saved[node] = before.ms[node] - after.ms[node] - added * share
-    return saved
+    fused = max(median(saved.values()), 0.0) if saved else 0.0
+    return {node: saved.get(node, fused) for node in quantized}

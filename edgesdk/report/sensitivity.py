@@ -40,7 +40,7 @@ def sensitivity_view(table: SensitivityTable, *, shown: int = _SHOWN) -> Rendera
             view.add_row(
                 Text(_short(node.node)),
                 Text(node.op),
-                f"{node.sqnr_db:.1f}",
+                "" if node.sqnr_db is None else f"{node.sqnr_db:.1f}",
                 f"{node.damage:.2e}" + ("" if node.measured else " est."),
                 _bar(node, nodes[0].damage),
             )
