@@ -175,7 +175,7 @@ def _refine_one(
 
     def passes(rung: Rung) -> bool:
         nonlocal factor
-        trial = attempt(_candidate(base, rung))
+        trial = attempt(_candidate(base, rung, table))
         factor = _learned(base, rung, trial) or factor
         quality = trial.outcome.quality
         return quality is not None and quality.verdict == Verdict.PASS
@@ -272,9 +272,10 @@ def _times(
     return trace_times(tensors, placement, times)
 
 
-def _candidate(base: _Base, rung: Rung) -> Candidate:
+def _candidate(base: _Base, rung: Rung, table: SensitivityTable) -> Candidate:
     ((component, choice),) = base.trial.outcome.candidate.choices
-    shown = ", ".join(rung.kept[:3])
+    damage = {item.node: item.damage for item in table.nodes}
+    shown = ", ".join(sorted(rung.kept, key=lambda node: -damage[node])[:3])
     more = f" and {len(rung.kept) - 3} more" if rung.kept[3:] else ""
     return Candidate(
         choices=((component, replace(choice, kept=tuple(sorted(rung.kept)))),),
