@@ -16,6 +16,7 @@ from edgesdk.evidence import Evidence
 from edgesdk.measure.result import Interval
 from edgesdk.model import Model
 from edgesdk.plan.candidate import ORIGINAL, Plan
+from edgesdk.plan.refined import Refined
 from edgesdk.profile_values import Profile
 from edgesdk.quality import Quality
 from edgesdk.report.document import DeployReport, MetricChange, Row, RuledOut
@@ -37,6 +38,7 @@ def build_report(
     inside: Mapping[str, Inside],
     notes: Sequence[str],
     bundle: str | None,
+    refined: Sequence[Refined] = (),
 ) -> DeployReport:
     """One document of everything that was tried, for every kind of report.
 
@@ -44,6 +46,7 @@ def build_report(
         outcomes: the original first.
         inside: per-operation views by outcome name, where they were taken.
         bundle: where the bundle is, or None.
+        refined: the forms that refining started from, where it ran.
     """
     judged = {item.name: item for item in decision.judged}
     measured = [item.measurement for item in outcomes if item.measurement]
@@ -67,6 +70,7 @@ def build_report(
         rejected=tuple(RuledOut(name=item.name, reason=item.reason) for item in plan.rejected),
         notes=tuple(dict.fromkeys(notes)),
         bundle=bundle,
+        refined=tuple(refined),
     )
 
 

@@ -193,6 +193,11 @@ def test_plan_shows_what_each_node_costs(small_cnn: Path, tmp_path: Path) -> Non
     shown = call(*asked, "--samples", samples)
     assert document["nodes"][0]["node"] in shown.output
     assert "All of them at once" in shown.output
+    page = tmp_path / "page.html"
+    assert call(*asked, "--samples", samples, "--html", page).exit_code == 0
+    assert document["nodes"][0]["node"] in page.read_text()
+    refused(call(*asked, "--samples", samples, "--html", page), tmp_path / "out", "exists")
+    refused(call(*asked[:-1], "--html", tmp_path / "b"), tmp_path / "b", "--sensitivity")
     without = call(*asked)
     assert without.exit_code == 2
     assert "give --samples" in without.output.replace("\n", " ")

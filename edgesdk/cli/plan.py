@@ -45,15 +45,22 @@ def plan(
             help="Simulate on the samples what each node costs in quality at each planned precision.",
         ),
     ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help="With --sensitivity: also write it as a page to this file."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what deploy would try on a device, in which order, and what is ruled out and why."""
     from edgesdk.cli.settle import settle_request
     from edgesdk.deployment import preview, simulate
+    from edgesdk.files import write_text
     from edgesdk.report.explanation import explained, explanation_view
     from edgesdk.report.sensitivity import sensitivity_view
+    from edgesdk.report.sensitivity_page import render_sensitivity
 
     with reported_errors(as_json=as_json):
+        _check_page(html, sensitivity=sensitivity)
         settled = settle_request(
             model=model,
             samples=samples,
@@ -70,6 +77,8 @@ def plan(
         if sensitivity:
             with live_view() as listen:
                 table = simulate(**settled, profile=profile, listen=listen)
+            if html:
+                write_text(html, render_sensitivity(table, Path(settled["model"]).name))
             emit(table.to_json(), sensitivity_view(table), as_json=as_json)
             return
         made = preview(**settled, profile=profile)
@@ -82,6 +91,18 @@ def plan(
         for item in made.rejected:
             out.add_row(item.name, item.reason)
         emit(made.to_json(), Group(tried, out, *made.notes), as_json=as_json)
+
+
+def _check_page(html: Path | None, *, sensitivity: bool) -> None:
+    """Refuse the place of the page now rather than after the simulation."""
+    from edgesdk.errors import InputError, OutputError
+
+    if html is None:
+        return
+    if not sensitivity:
+        raise InputError("--html writes what --sensitivity finds; give both")
+    if html.exists():
+        raise OutputError(f"{html} exists; choose another --html")
 
 
 def _deploy_command(model: Path | None, profile: str, samples: str | None) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Any, Self
 from edgesdk.backend import NodeTime
 from edgesdk.evidence import Evidence
 from edgesdk.measure.result import Interval, Latency
+from edgesdk.plan.refined import Refined
 
 FORMAT = 1
 """Raised when `report.json` changes so that an old reader would misread it."""
@@ -124,6 +125,7 @@ class DeployReport:
         rejected: candidates that were ruled out before trying.
         notes: what the user should know.
         bundle: path of the bundle, or None.
+        refined: the forms that refining started from, where it ran.
     """
 
     title: str
@@ -143,6 +145,7 @@ class DeployReport:
     rejected: tuple[RuledOut, ...] = ()
     notes: tuple[str, ...] = ()
     bundle: str | None = None
+    refined: tuple[Refined, ...] = ()
 
     def row(self, name: str | None) -> Row | None:
         """The row of that name."""
@@ -180,6 +183,7 @@ class DeployReport:
             plain[key] = tuple(plain[key])
         plain["rows"] = tuple(_row(row) for row in plain["rows"])
         plain["rejected"] = tuple(RuledOut(**item) for item in plain["rejected"])
+        plain["refined"] = tuple(Refined.from_json(item) for item in plain.get("refined", ()))
         return cls(**plain)
 
 

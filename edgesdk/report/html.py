@@ -1,45 +1,27 @@
-"""A deploy as one HTML file that needs nothing else: no network, no fonts, no libraries."""
+"""A deploy as one HTML page."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from edgesdk.evidence import Evidence
 from edgesdk.report import words
 from edgesdk.report.document import DeployReport, Row
 from edgesdk.report.markup import Markup, el
+from edgesdk.report.page import page, section
 from edgesdk.report.plots import distributions, operations, tradeoff
+from edgesdk.report.refinement import refinements
 from edgesdk.report.table import candidate_table
-
-_FOLDER = Path(__file__).parent
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
-"""The browser itself keeps the page from asking any network."""
 
 
 def render_html(report: DeployReport) -> str:
     """The page; equal reports give equal bytes."""
     numbers = {row.name: at for at, row in enumerate(words.in_order(report.rows), start=1)}
-    style, script = (
-        Markup((_FOLDER / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js")
+    return page(
+        report.title,
+        *_sections(report, numbers),
+        footer=f"edgesdk {report.edgesdk}, {report.created}",
     )
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", name="color-scheme", content="light dark"),
-        el("link", rel="icon", href="data:,"),
-        el("title", report.title),
-        el("style", style),
-    )
-    body = el(
-        "body",
-        el("main", *_sections(report, numbers)),
-        el("footer", f"edgesdk {report.edgesdk}, {report.created}"),
-        el("script", script),
-    )
-    return f"<!doctype html>\n{el('html', head, body, lang='en')}\n"
 
 
 def _sections(report: DeployReport, numbers: Mapping[str, int]) -> list[Markup | None]:
@@ -48,12 +30,13 @@ def _sections(report: DeployReport, numbers: Mapping[str, int]) -> list[Markup |
         _tiles(report),
         _warnings(report),
         _tradeoffs(report, numbers),
-        _section(
+        section(
             "Candidates",
             candidate_table(report, numbers),
             "Click a column's title to sort by it. Cosine is that of the worst output.",
         ),
-        _section(
+        _mixed(report),
+        section(
             "Run times",
             distributions(report, numbers),
             "Warm runs: the line spans 5 to 95 %, the box the middle half, the tick is the median.",
@@ -63,12 +46,6 @@ def _sections(report: DeployReport, numbers: Mapping[str, int]) -> list[Markup |
         _facts(report),
         _evidence(report),
     ]
-
-
-def _section(title: str, content: Markup | None, note: str = "") -> Markup | None:
-    if content is None:
-        return None
-    return el("section", el("h2", title), el("p", note, class_="note") if note else None, content)
 
 
 def _header(report: DeployReport) -> Markup:
@@ -163,7 +140,7 @@ def _tradeoffs(report: DeployReport, numbers: Mapping[str, int]) -> Markup | Non
         "Higher is closer to the original. Numbers are those of the table; the dashed line joins "
         "what nothing else beats in both. Point at a mark for its figures."
     )
-    return _section("What quality costs", el("div", *parts, _legend(report), class_="views"), note)
+    return section("What quality costs", el("div", *parts, _legend(report), class_="views"), note)
 
 
 def _legend(report: DeployReport) -> Markup:
@@ -174,6 +151,17 @@ def _legend(report: DeployReport) -> Markup:
         *(el("span", words.STATUS_WORDS[status], class_=f"badge s-{status}") for status in present),
         class_="legend",
     )
+
+
+def _mixed(report: DeployReport) -> Markup | None:
+    """Which nodes stay float, and why."""
+    found = refinements(report)
+    note = (
+        "Nodes stay float in the order of the damage that quantizing them does for each "
+        "millisecond (or megabyte) that it saves. What was expected of each form stands before "
+        "what was measured; point at a node for its figures."
+    )
+    return section("Mixed precision", el("div", *found) if found else None, note)
 
 
 def _operations(report: DeployReport) -> Markup | None:
@@ -192,7 +180,7 @@ def _operations(report: DeployReport) -> Markup | None:
         "div", el("p", *keys, class_="legend"), plot, el("ul", *placed) if placed else None
     )
     note = "Milliseconds a run, from the engine's own profile, which slows the run a little."
-    return _section("Where the time goes", content, note)
+    return section("Where the time goes", content, note)
 
 
 def _placed(row: Row, most: int = 6) -> str:
@@ -207,7 +195,7 @@ def _rejected(report: DeployReport) -> Markup | None:
     if not report.rejected:
         return None
     rows = [el("tr", el("td", item.name), el("td", item.reason)) for item in report.rejected]
-    return _section("Not tried", el("table", el("tbody", *rows), class_="pairs"))
+    return section("Not tried", el("table", el("tbody", *rows), class_="pairs"))
 
 
 def _facts(report: DeployReport) -> Markup:

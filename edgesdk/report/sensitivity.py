@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from edgesdk.plan.damage import NodeSensitivity, SensitivityTable
+from edgesdk.report.damage import share_of_bar, short
 
 _BAR = 16
-_DECADES = 4
-"""A full bar is the worst damage; an empty one a ten-thousandth of it."""
-_NAME = 36
-"""Of a longer name its end is shown: exporters put what differs there."""
 _SHOWN = 20
 
 
@@ -38,7 +33,7 @@ def sensitivity_view(table: SensitivityTable, *, shown: int = _SHOWN) -> Rendera
         )
         for node in nodes[:shown]:
             view.add_row(
-                Text(_short(node.node)),
+                Text(short(node.node)),
                 Text(node.op),
                 "" if node.sqnr_db is None else f"{node.sqnr_db:.1f}",
                 f"{node.damage:.2e}" + ("" if node.measured else " est."),
@@ -58,12 +53,5 @@ def sensitivity_view(table: SensitivityTable, *, shown: int = _SHOWN) -> Rendera
     return Group(*parts)
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= _NAME else f"…{name[1 - _NAME :]}"
-
-
 def _bar(node: NodeSensitivity, worst: float) -> str:
-    if node.damage <= 0 or worst <= 0:
-        return ""
-    share = 1 + math.log10(node.damage / worst) / _DECADES
-    return "█" * round(_BAR * max(share, 0.0))
+    return "█" * round(_BAR * share_of_bar(node.damage, worst))
