@@ -9,29 +9,15 @@ from the cache), then measure both bundles' artifacts directly beside each other
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import tempfile
+import sys
 import time
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from benchmarks.deploy_vs_hand import CAREFUL, FLOOR, SETTINGS, thinned
-from edgesdk.budget import Budget, parse_floor
-from edgesdk.bundle.read import read_manifest
+from benchmarks.common import CAREFUL, Subject, beside, bundled, opened, run, worst_cosine
 from edgesdk.decide import Outcome, quality_loss
-from edgesdk.deployment import BUNDLE, Deployment, deploy
-from edgesdk.device.local import LocalDevice
-from edgesdk.machine import detect
-from edgesdk.measure.pair import measure_candidate
+from edgesdk.deployment import Deployment, deploy
 from edgesdk.measure.result import Interval
-from edgesdk.measure.settings import Inputs, Target
-from edgesdk.metrics import load_metric, own_names
-from edgesdk.model import read_model
-from edgesdk.samples import INPUT_PREFIX, read_samples
-from edgesdk.usercode import absolute_reference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,84 +51,37 @@ class Found:
     more_seconds: float
 
 
-def main() -> None:
+def main() -> int:
     """Run it for all models, or those named."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--ref", type=Path, required=True, help="folder of prepared models")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the result files")
-    parser.add_argument("--rows", type=int, help="at most so many samples, evenly spread")
-    parser.add_argument("names", nargs="*", help="only these models")
-    options = parser.parse_args()
-    names = options.names or sorted(p.parent.name for p in options.ref.glob("*/reference.json"))
-    for name in names:
-        found = compare(options.ref / name, options.rows)
-        stamp = datetime.now(UTC).strftime("%Y-%m-%d")
-        rows = f" --rows {options.rows}" if options.rows else ""
-        document = {
-            "command": f"python -m benchmarks.mixed_precision --ref REF --out OUT{rows} {name}",
-            "date": stamp,
-            "machine": {**detect().to_json(), "python": platform.python_version()},
-            **asdict(found),
-        }
-        path = options.out / f"{stamp}-mixed-precision-{name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        print(f"{name}: {found.mixed} against {found.whole}: {found.direct} x", flush=True)
+    return run("mixed_precision", __doc__, _compare, _verdict)
 
 
-def compare(folder: Path, most: int | None) -> Found:
+def _compare(name: str, options: argparse.Namespace) -> Found:
+    with opened(options.ref / name, options.rows) as subject:
+        return compare(subject)
+
+
+def _verdict(found: Found) -> tuple[str, bool]:
+    return f"{found.mixed} against {found.whole}: {found.direct} x", True
+
+
+def compare(subject: Subject) -> Found:
     """Deploy one reference model both ways and measure the two bundles beside each other."""
-    reference = json.loads((folder / "reference.json").read_text())
-    model = read_model((folder / "model.onnx").absolute())
-    metric = absolute_reference(reference["metric"])
-    floor = f"{load_metric(metric).name}={FLOOR}"
-    with tempfile.TemporaryDirectory(prefix="edgesdk-bench-") as scratch_name:
-        scratch = Path(scratch_name)
-        source = str(thinned(folder / reference["samples"], most, scratch / "samples"))
-        asked: dict[str, Any] = {
-            "profile": "x86",
-            "samples": source,
-            "metrics": (metric,),
-            "budget": Budget(floors=parse_floor(floor, own_names([metric]))),
-            "settings": SETTINGS,
-        }
-        whole = deploy(model.path, out=scratch / "whole", **asked)
-        begun = time.monotonic()
-        mixed = deploy(model.path, out=scratch / "mixed", refine=True, **asked)
-        more_seconds = time.monotonic() - begun
-        samples = read_samples(source, model.inputs, store=scratch / "rows")
-        inputs = Inputs(
-            names=tuple(info.name for info in model.inputs),
-            rows=samples.evaluation.subset(8).paths(),
-            prefix=INPUT_PREFIX,
-        )
-        (scratch / "direct").mkdir()
-        _, direct = measure_candidate(
-            _target(scratch / "whole"),
-            _target(scratch / "mixed"),
-            inputs,
-            CAREFUL,
-            LocalDevice(),
-            scratch / "direct",
-        )
-        return Found(
-            model=folder.name,
-            whole=_form(whole),
-            mixed=_form(mixed),
-            tried=tuple(_tried(item) for item in mixed.outcomes if _is_mixed(item)),
-            direct=direct.speedup,
-            direct_stable=direct.stable,
-            more_seconds=more_seconds,
-        )
-
-
-def _target(out: Path) -> Target:
-    component = read_manifest(out / BUNDLE).components[0]
-    return Target(
-        backend=component.engine.name,
-        artifact=out / BUNDLE / component.main,
-        execution=component.execution,
-        threads=component.threads,
+    scratch = subject.scratch
+    whole = deploy(subject.model.path, out=scratch / "whole", **subject.asked)
+    begun = time.monotonic()
+    mixed = deploy(subject.model.path, out=scratch / "mixed", refine=True, **subject.asked)
+    more_seconds = time.monotonic() - begun
+    before, after = bundled(scratch / "whole"), bundled(scratch / "mixed")
+    _, direct = beside(subject, before, after, "direct", CAREFUL)
+    return Found(
+        model=subject.name,
+        whole=_form(whole),
+        mixed=_form(mixed),
+        tried=tuple(_tried(item) for item in mixed.outcomes if _is_mixed(item)),
+        direct=direct.speedup,
+        direct_stable=direct.stable,
+        more_seconds=more_seconds,
     )
 
 
@@ -152,15 +91,8 @@ def _form(done: Deployment) -> Form:
         name=chosen.name,
         speedup=chosen.measurement.speedup if chosen.measurement else None,
         loss=quality_loss(chosen),
-        cosine=_cosine(chosen),
+        cosine=worst_cosine(chosen.quality),
     )
-
-
-def _cosine(outcome: Outcome) -> float | None:
-    if outcome.quality is None:
-        return None
-    found = [item.cosine for item in outcome.quality.closeness if item.cosine is not None]
-    return min(found, default=None)
 
 
 def _is_mixed(outcome: Outcome) -> bool:
@@ -173,10 +105,10 @@ def _tried(outcome: Outcome) -> dict[str, Any]:
         "why": outcome.candidate.why,
         "speedup": asdict(outcome.measurement.speedup) if outcome.measurement else None,
         "loss": quality_loss(outcome),
-        "cosine": _cosine(outcome),
+        "cosine": worst_cosine(outcome.quality),
         "problem": outcome.error or (outcome.quality.reason if outcome.quality else ""),
     }
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
