@@ -178,6 +178,7 @@ def test_sizes_and_uncounted_gains_have_no_times(refined: Refined) -> None:
     assert " MB" in text_of(small)
     alike = text_of(render_html(reported(replace(refined, unit="nodes"))))
     assert "no times of nodes" in alike
+    assert "costs when it alone is quantized (w8a8)" in alike
     assert "saves " not in alike.partition("Mixed precision")[2].partition("Run times")[0]
 
 

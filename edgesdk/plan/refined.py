@@ -17,7 +17,7 @@ class NodeWorth:
     Attributes:
         node: its name in the prepared graph.
         op: its operator.
-        damage: noise over signal power at the worst output when it alone is quantized, from 0.
+        damage: noise over signal power at the worst output that it adds, from 0.
         saved: time (or bytes) that quantizing it saves, in `Refined.unit`; below 0 where it costs.
         seen: the damage was seen; else it is estimated from the noise at the node.
     """
@@ -50,6 +50,7 @@ class Refined:
         nodes: the worst first.
         tried: in the order in which they were tried.
         speedup: of the whole form over the float original; None where it was not measured.
+        how: in what state of the others a node's damage was found, as `what each node costs …` ends.
     """
 
     base: str
@@ -59,6 +60,7 @@ class Refined:
     nodes: tuple[NodeWorth, ...]
     tried: tuple[Tried, ...] = ()
     speedup: float | None = None
+    how: str = "when it alone is quantized"
 
     @classmethod
     def of(

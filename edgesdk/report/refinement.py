@@ -52,7 +52,7 @@ def _summary(found: Refined) -> str:
         "MB": "what quantizing it saves is its weights",
     }.get(found.unit, "this engine gives no times of nodes, so all count alike")
     return (
-        f"What each node costs when it alone is quantized ({found.precision}), over {found.rows} "
+        f"What each node costs {found.how} ({found.precision}), over {found.rows} "
         f"rows; {saves}.{more}"
     )
 
