@@ -34,6 +34,7 @@ from edgesdk.errors import StepFailed
 from edgesdk.isolate import run_isolated
 from edgesdk.measure.result import Interval
 from edgesdk.measure.settings import Target
+from edgesdk.plan.candidate import ORIGINAL
 from edgesdk.quality import Quality
 from edgesdk.recipe import Recipe
 
@@ -89,8 +90,8 @@ class Comparison:
     """The result for one case.
 
     Attributes:
-        cut_at_s: NNCF was stopped after so many seconds, and its figures are lower bounds; None
-            where it came to its end.
+        cut_at_s: NNCF was stopped after so many seconds, so its figures are lower bounds and the shares
+            upper ones; None where it came to its end.
         time_share, validation_share: ours / NNCF's.
         share_without_ranking: the second, without the passes by which NNCF ranks.
         direct: NNCF's time of a run / ours, measured beside each other; above 1, deploy wins. None
@@ -200,6 +201,7 @@ def _missed(
             validation_share <= VALIDATION_SHARE
         ),
         f"slower: {direct}": direct is None or direct.high >= 1.0,
+        f"the {ORIGINAL} was kept": ours.name != ORIGINAL,
         f"the floor: {ours.value}": ours.keeps_floor,
     }
     return tuple(mark for mark, kept in checks.items() if not kept)
