@@ -53,7 +53,11 @@ class Case:
 _PLAIN = "w8a8-static-nncf-bf16"
 CASES = {
     "minilm": Case(model="minilm", recipe=_PLAIN, floor="-2%"),
+    "minilm-transformer": Case(
+        model="minilm", recipe="w8a8-static-nncf-mixed-transformer-bf16", floor="cosine=0.997"
+    ),
     "ocr_rec": Case(model="ocr_rec", recipe=_PLAIN, floor="cosine=0.99"),
+    "ocr_det": Case(model="ocr_det", recipe=_PLAIN, floor="cosine=0.99"),
     "efflite0": Case(model="efflite0", recipe=_PLAIN, floor="cosine=0.99"),
 }
 
