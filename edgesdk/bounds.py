@@ -29,7 +29,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from edgesdk.statistics import Floats, Indices, bootstrap
+from edgesdk.statistics import Floats, percentiles
 
 Bounds = tuple[float, float]
 """Lower and upper; infinite where nothing can be said."""
@@ -142,15 +142,20 @@ def rate_upper(hits: int, rows: int, tail: float) -> float:
     return high
 
 
-def figure_bounds(statistic: Callable[[Indices], float], rows: int, tail: float) -> Bounds:
+def figure_bounds(draws: Callable[[], Floats], rows: int, tail: float) -> Bounds:
     """Bounds on any figure of rows: the percentile bootstrap with its tails widened for small n.
 
     A tail becomes `Phi(-sqrt(n / (n - 1)) t)`, t the Student quantile at n - 1 degrees of freedom.
+
+    Args:
+        draws: gives the figure of each resample; not called with fewer than 2 rows.
+        rows: how many rows each resample has.
+        tail: chance that each bound is wrong.
     """
     if rows < 2:
         return UNBOUNDED
     stretch = math.sqrt(rows / (rows - 1)) * student_quantile(1.0 - tail, rows - 1)
-    return bootstrap(statistic, rows, confidence=1.0 - 2.0 * NormalDist().cdf(-stretch))
+    return percentiles(draws(), NormalDist().cdf(-stretch))
 
 
 @cache

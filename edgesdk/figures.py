@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from edgesdk.bounds import (
 from edgesdk.closeness import OutputRecord, cosine, decibels
 from edgesdk.comparison import MetricRecord
 from edgesdk.metrics import Metric
-from edgesdk.statistics import Floats, Indices
+from edgesdk.statistics import Floats, Indices, resampled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,9 +124,8 @@ def _paired_figure(metric: Metric, before: Floats, after: Floats) -> Figure:
 
 def _figure(statistic: Callable[[Indices], float], count: int) -> Figure:
     value = statistic(np.arange(count)) if count else float("nan")
-    return Figure(
-        value=value, rows=count, bounds=lambda tail: figure_bounds(statistic, count, tail)
-    )
+    draws = cache(lambda: resampled(statistic, count))  # seconds for some statistics
+    return Figure(value=value, rows=count, bounds=lambda tail: figure_bounds(draws, count, tail))
 
 
 def _level(values: Floats, *, spread: float) -> Figure:

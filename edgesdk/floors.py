@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -15,7 +15,6 @@ from edgesdk.errors import BudgetError
 from edgesdk.figures import (
     Figure,
     agreement_figure,
-    change_figure,
     cosine_figure,
     decibel_figure,
     level_figure,
@@ -85,10 +84,20 @@ def default_floors(record: Record, metrics: Sequence[Metric]) -> tuple[Floor, ..
     return (Floor(quantity="agreement", kind="value", bound=0.99, text="agreement=0.99"),)
 
 
-def check_floor(floor: Floor, record: Record, metrics: Sequence[Metric]) -> list[FloorResult]:
-    """The results of one floor: one for each output it is about, or one for its metric."""
+def check_floor(
+    floor: Floor, record: Record, metrics: Sequence[Metric], changes: Mapping[str, Figure]
+) -> list[FloorResult]:
+    """The results of one floor: one for each output it is about, or one for its metric.
+
+    Args:
+        floor: what must be kept.
+        record: of a comparison.
+        metrics: those the comparison scored.
+        changes: `change_figure` of each, by its name.
+    """
     if floor.quantity not in CLOSENESS:
-        return [_check_metric(floor, record, _metric_of(floor, metrics))]
+        metric = _metric_of(floor, metrics)
+        return [_check_metric(floor, record, metric, changes[metric.name])]
     results = []
     for name, output in _outputs_of(floor, record):
         asked = _Asked(floor=floor, subject=f"{floor.quantity} of {name}", bound=floor.bound)
@@ -155,7 +164,7 @@ def _metric_of(floor: Floor, metrics: Sequence[Metric]) -> Metric:
     raise BudgetError(f"floor {floor.text!r}: no such metric was scored; scored: {scored}")
 
 
-def _check_metric(floor: Floor, record: Record, metric: Metric) -> FloorResult:
+def _check_metric(floor: Floor, record: Record, metric: Metric, change: Figure) -> FloorResult:
     scores = record.metrics[metric.name]
     at_least = metric.higher_is_better
     if floor.kind == "value":
@@ -168,7 +177,6 @@ def _check_metric(floor: Floor, record: Record, metric: Metric) -> FloorResult:
             f"written with {sign}, e.g. {metric.name}={sign}1%"
         )
     equal = all(output.is_equal() for output in record.outputs.values())
-    change = change_figure(metric, scores)
     subject = f"change of {metric.name}"
     asked = _Asked(floor=floor, subject=subject, bound=floor.bound, at_least=at_least)
     if floor.kind == "points":

@@ -188,7 +188,10 @@ def judge(
     if not record.rows:
         raise SamplesError("no sample was compared; the evaluation set is empty")
     floors = tuple(floors) or default_floors(record, metrics)
-    results = [result for floor in floors for result in check_floor(floor, record, metrics)]
+    changes = {
+        metric.name: change_figure(metric, record.metrics[metric.name]) for metric in metrics
+    }
+    results = [r for floor in floors for r in check_floor(floor, record, metrics, changes)]
     results += broken_outputs(record)
     results.sort(key=lambda result: _WORST_FIRST.index(result.verdict))
     worst = results[0]
@@ -198,7 +201,7 @@ def judge(
         reason=worst.reason,
         evidence=Evidence.UNKNOWN if synthetic else Evidence.MEASURED,
         closeness=tuple(_closeness(name, output) for name, output in record.outputs.items()),
-        scores=tuple(_score(metric, record) for metric in metrics),
+        scores=tuple(_score(metric, record, changes[metric.name]) for metric in metrics),
         floors=tuple(results),
         notes=tuple(_notes(record, synthetic=synthetic)),
     )
@@ -244,9 +247,8 @@ def _closeness(name: str, output: OutputRecord) -> Closeness:
     )
 
 
-def _score(metric: Metric, record: Record) -> Score:
+def _score(metric: Metric, record: Record, change: Figure) -> Score:
     scores = record.metrics[metric.name]
-    change = change_figure(metric, scores)
     low, high = _interval(change)
     return Score(
         metric=metric.name,

@@ -16,27 +16,26 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 
-def bootstrap(
-    statistic: Callable[[Indices], float], count: int, *, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of `statistic`, which takes the row numbers of one resample.
+def resampled(statistic: Callable[[Indices], float], count: int) -> Floats:
+    """`statistic` of 2,000 resamples; all bounds of one figure are quantiles of the same draws.
 
     Paired comparisons pass a statistic that reads both sides at the same rows. A resample whose
     statistic is not finite is left out (a correlation of one repeated row has none).
 
     Args:
         statistic: from row numbers (with repetitions, length `count`) to a figure.
-        count: how many rows there are; with fewer than 2 the interval is unbounded.
-        confidence: two-sided level, 0 to 1.
+        count: how many rows there are, at least 1.
     """
-    if count < 2:
-        return (-np.inf, np.inf)
     rng = np.random.default_rng(_SEED)
     draws = np.array([statistic(rng.integers(0, count, count)) for _ in range(_RESAMPLES)])
-    draws = draws[np.isfinite(draws)]
+    finite: Floats = draws[np.isfinite(draws)]
+    return finite
+
+
+def percentiles(draws: Floats, tail: float) -> tuple[float, float]:
+    """What cuts off a `tail`, 0 to 0.5, of the draws on each side; unbounded without any draw."""
     if draws.size == 0:
         return (-np.inf, np.inf)
-    tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(draws, [tail, 1.0 - tail])
     return float(low), float(high)
 
