@@ -34,8 +34,23 @@ from edgesdk.statistics import Floats, percentiles
 Bounds = tuple[float, float]
 """Lower and upper; infinite where nothing can be said."""
 
+VERDICT_TAIL = 0.05
+"""One-sided 95 %: the chance that a candidate just below a floor passes it."""
 UNBOUNDED: Bounds = (-math.inf, math.inf)
 _STEPS = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tails:
+    """How sure a verdict must be, as the chance that the bound it rests on is wrong; 0 to 0.5.
+
+    Attributes:
+        passing: of the bound that must keep a floor for PASS.
+        failing: of the opposite bound, which must break it for FAIL.
+    """
+
+    passing: float = VERDICT_TAIL
+    failing: float = VERDICT_TAIL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

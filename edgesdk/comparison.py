@@ -23,7 +23,7 @@ from edgesdk.closeness import (
 )
 from edgesdk.errors import SamplesError
 from edgesdk.metrics import Arrays, Metric
-from edgesdk.statistics import Floats
+from edgesdk.statistics import Floats, Indices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,11 @@ class Record:
 
 
 class Comparison:
-    """Takes one sample's outputs at a time and keeps only figures of them."""
+    """Takes one sample's outputs at a time and keeps only figures of them.
+
+    Attributes:
+        broken: a row holds what no floor can excuse (NaN, another shape), so no other row can help.
+    """
 
     def __init__(self, metrics: Sequence[Metric] = ()) -> None:
         names = [metric.name for metric in metrics]
@@ -92,25 +96,32 @@ class Comparison:
         if twice:
             raise SamplesError(f"two metrics are called {twice!r}; give each its own name")
         self._metrics = tuple(metrics)
+        self.broken = False
+        self._numbers: list[int] = []
         self._rows: dict[str, list[Row]] = {}
         self._is_float: dict[str, bool] = {}
         self._scores: dict[str, list[tuple[Floats, Floats]]] = {name: [] for name in names}
 
-    def add(self, reference: Arrays, candidate: Arrays, labels: Arrays) -> None:
+    def add(
+        self, reference: Arrays, candidate: Arrays, labels: Arrays, *, number: int | None = None
+    ) -> None:
         """Compare and score one sample.
 
         Args:
             reference: the original's outputs by name.
             candidate: the candidate's, under the same names.
             labels: of that sample; empty where there are none.
+            number: what messages call it; by default how many there were before.
 
         Raises:
             SamplesError: a metric cannot score these outputs and labels.
         """
+        self._numbers.append(len(self._numbers) if number is None else number)
         sound = True
         for name, before in reference.items():
             row = compare(before, candidate.get(name))
             sound = sound and row.problem is None
+            self.broken = self.broken or row.problem is not None or row.bad_values > 0
             self._rows.setdefault(name, []).append(row)
             self._is_float[name] = before.dtype.kind == "f"
         for metric in self._metrics:
@@ -126,7 +137,7 @@ class Comparison:
         return Record(
             rows=max((len(rows) for rows in self._rows.values()), default=0),
             outputs={
-                name: _output_record(rows, is_float=self._is_float[name])
+                name: _output_record(rows, self._numbers, is_float=self._is_float[name])
                 for name, rows in self._rows.items()
             },
             metrics={name: _metric_record(scores) for name, scores in self._scores.items()},
@@ -137,9 +148,53 @@ class Comparison:
         return self.record.to_json()
 
 
-def _output_record(rows: Sequence[Row], *, is_float: bool) -> OutputRecord:
+def merge(records: Sequence[Record], numbers: Sequence[int]) -> Record:
+    """One record of several parts of the same rows.
+
+    Args:
+        records: at least one; of the same outputs and metrics.
+        numbers: of all rows, part after part; the merged rows are in their order.
+    """
+    first, order = records[0], np.argsort(np.asarray(numbers))
+    return Record(
+        rows=sum(record.rows for record in records),
+        outputs={
+            name: _merged_output([record.outputs[name] for record in records], order)
+            for name in first.outputs
+        },
+        metrics={
+            name: _merged_metric([record.metrics[name] for record in records], order)
+            for name in first.metrics
+        },
+    )
+
+
+def _merged_output(parts: Sequence[OutputRecord], order: Indices) -> OutputRecord:
+    return OutputRecord(
+        is_float=parts[0].is_float,
+        pooled=all(part.pooled for part in parts),
+        bad_values=sum(part.bad_values for part in parts),
+        problem=next((part.problem for part in parts if part.problem), None),
+        table=np.concatenate([part.table for part in parts])[order],
+    )
+
+
+def _merged_metric(parts: Sequence[MetricRecord], order: Indices) -> MetricRecord:
+    width = max(part.reference.shape[1] for part in parts)
+    return MetricRecord(
+        reference=_table([row for part in parts for row in part.reference], width)[order],
+        candidate=_table([row for part in parts for row in part.candidate], width)[order],
+    )
+
+
+def _output_record(rows: Sequence[Row], numbers: Sequence[int], *, is_float: bool) -> OutputRecord:
     problem = next(
-        (f"{row.problem} (row {number})" for number, row in enumerate(rows) if row.problem), None
+        (
+            f"{row.problem} (row {number})"
+            for number, row in zip(numbers, rows, strict=True)
+            if row.problem
+        ),
+        None,
     )
     return OutputRecord(
         is_float=is_float,

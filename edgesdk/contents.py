@@ -7,10 +7,12 @@ from pathlib import Path
 
 from edgesdk.arrays import load_arrays
 from edgesdk.backend import OpenOptions, require_backend
+from edgesdk.bench import Built
 from edgesdk.bundle.golden import GoldenSample
 from edgesdk.bundle.manifest import Engine, Figure, Identity, TensorSource
 from edgesdk.bundle.manifest import Quality as QualityEntry
 from edgesdk.bundle.write import BundleContents, BundledComponent, single_model
+from edgesdk.checking import GOLDEN_ROWS
 from edgesdk.decide import Outcome
 from edgesdk.evidence import Evidence
 from edgesdk.files import sha256_json
@@ -21,7 +23,6 @@ from edgesdk.profile_values import Profile
 from edgesdk.quality import Quality
 from edgesdk.samples import Samples
 from edgesdk.signature import Dim, TensorInfo
-from edgesdk.trial import GOLDEN_ROWS, Built
 
 
 def bundle_contents(

@@ -182,6 +182,31 @@ def contenders(
     return tuple(found)
 
 
+def finalists(
+    baseline: Outcome,
+    outcomes: Sequence[Outcome],
+    budget: Budget,
+    *,
+    accept_undecided: bool = False,
+) -> tuple[str, ...]:
+    """The winner, and those that quality alone sets apart from it: their verdicts must be complete.
+
+    Where speed is asked for these are as fast as the winner; where quality is, all that met the rest.
+    """
+    decision = decide(baseline, outcomes, budget, accept_undecided=accept_undecided)
+    winner = next((outcome for outcome in outcomes if outcome.name == decision.chosen), None)
+    if winner is None:
+        return ()
+    good = {item.name for item in decision.judged if item.status == Status.PASSED}
+    rivals = [outcome for outcome in outcomes if outcome.name in good]
+    if budget.objective == "latency":
+        fastest = max((winner, *rivals), key=_speed)
+        rivals = [outcome for outcome in rivals if _same_speed(outcome, fastest)]
+    elif budget.objective != "quality":
+        rivals = []
+    return (winner.name, *(outcome.name for outcome in rivals))
+
+
 def limit_value(limit: Limit, measurement: Measurement) -> float:
     """The measured figure that a limit is about, in the limit's base unit."""
     if limit.quantity == "size":

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from edgesdk.backend import load_backend
+from edgesdk.bench import Bench, Original, Trial
 from edgesdk.budget import Budget
 from edgesdk.bundle.write import write_bundle
 from edgesdk.cache import Cache
 from edgesdk.clock import OUT_OF_TIME, Clock, spell
 from edgesdk.contents import bundle_contents
-from edgesdk.decide import Decision, Outcome, contenders, decide, sure_speed
+from edgesdk.decide import Decision, Outcome, decide, sure_speed
 from edgesdk.device.local import LocalDevice
 from edgesdk.errors import (
     BackendUnavailable,
@@ -50,12 +51,9 @@ from edgesdk.report.document import DeployReport
 from edgesdk.report.html import render_html
 from edgesdk.reporting import build_report
 from edgesdk.samples import Samples, assumed_lengths, read_samples, synthesise
+from edgesdk.settle import secure, settle
 from edgesdk.trial import (
-    Bench,
-    Original,
-    Trial,
     look_inside,
-    measure_again,
     measure_original,
     open_original,
     prepare_model,
@@ -431,6 +429,10 @@ def _try_all(
         trial, beside = try_candidate(bench, candidate, original, start[backend], hopeless=hopeless)
         before = before or beside
         trials.append(trial)
+        if bounded:
+            trials = secure(
+                bench, trials, so_far, original, accept_undecided=request.accept_undecided
+            )
         bench.listen(Event(stage="try", state="begin", done=len(trials), total=total))
         measured = trial.outcome.measurement
         if candidate.single == plan.baseline.single and measured and measured.speedup.high < 1.0:
@@ -449,24 +451,8 @@ def _try_all(
         trials += refine(
             bench, trials, outcome, original, start, accept_undecided=request.accept_undecided
         )
-    trials = _second_chances(bench, trials, outcome, original, request)
+    trials = settle(bench, trials, outcome, original, accept_undecided=request.accept_undecided)
     return trials, outcome, (*notes, *_left_out(bench, trials))
-
-
-def _second_chances(
-    bench: Bench, trials: Sequence[Trial], baseline: Outcome, original: Original, request: Request
-) -> list[Trial]:
-    """Measure once more what was too noisy to judge and might win."""
-    again = contenders(
-        baseline,
-        [trial.outcome for trial in trials],
-        request.budget,
-        accept_undecided=request.accept_undecided,
-    )
-    return [
-        measure_again(bench, trial, original) if trial.outcome.name in again else trial
-        for trial in trials
-    ]
 
 
 def _left_out(bench: Bench, trials: Sequence[Trial]) -> Iterator[str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from edgesdk.bounds import UNBOUNDED, Bounds
+from edgesdk.bounds import UNBOUNDED, Bounds, Tails
 from edgesdk.budget import CLOSENESS, Floor
 from edgesdk.closeness import OutputRecord
 from edgesdk.comparison import Record
@@ -21,9 +21,6 @@ from edgesdk.figures import (
 )
 from edgesdk.metrics import Metric
 from edgesdk.usercode import did_you_mean
-
-VERDICT_TAIL = 0.05
-"""One-sided 95 %: the chance that a candidate just below a floor passes it."""
 
 _ROUNDING = 1e-12
 
@@ -45,7 +42,8 @@ class FloorResult:
         subject: the output or metric.
         value: in the floor's own terms: the value, the change, or the change as a share.
         bound: what it must keep, in the same terms.
-        low, high: one-sided 95 % bounds of the value; None where the rows allow none.
+        low, high: one-sided 95 % bounds of the value, stricter where a check has several looks;
+            None where the rows allow none.
         samples_needed: rows that would likely decide, when undecided; None where more rows are not
             expected to help or nothing can be said.
         reason: the verdict in a sentence.
@@ -85,7 +83,11 @@ def default_floors(record: Record, metrics: Sequence[Metric]) -> tuple[Floor, ..
 
 
 def check_floor(
-    floor: Floor, record: Record, metrics: Sequence[Metric], changes: Mapping[str, Figure]
+    floor: Floor,
+    record: Record,
+    metrics: Sequence[Metric],
+    changes: Mapping[str, Figure],
+    tails: Tails,
 ) -> list[FloorResult]:
     """The results of one floor: one for each output it is about, or one for its metric.
 
@@ -94,13 +96,15 @@ def check_floor(
         record: of a comparison.
         metrics: those the comparison scored.
         changes: `change_figure` of each, by its name.
+        tails: how sure a verdict must be.
     """
     if floor.quantity not in CLOSENESS:
         metric = _metric_of(floor, metrics)
-        return [_check_metric(floor, record, metric, changes[metric.name])]
+        return [_check_metric(floor, record, metric, changes[metric.name], tails)]
     results = []
     for name, output in _outputs_of(floor, record):
-        asked = _Asked(floor=floor, subject=f"{floor.quantity} of {name}", bound=floor.bound)
+        subject = f"{floor.quantity} of {name}"
+        asked = _Asked(floor=floor, subject=subject, bound=floor.bound, tails=tails)
         if floor.quantity == "max_error":
             results.append(replace(asked, at_least=False).answer(_worst(output), equal=False))
         else:
@@ -164,11 +168,15 @@ def _metric_of(floor: Floor, metrics: Sequence[Metric]) -> Metric:
     raise BudgetError(f"floor {floor.text!r}: no such metric was scored; scored: {scored}")
 
 
-def _check_metric(floor: Floor, record: Record, metric: Metric, change: Figure) -> FloorResult:
+def _check_metric(
+    floor: Floor, record: Record, metric: Metric, change: Figure, tails: Tails
+) -> FloorResult:
     scores = record.metrics[metric.name]
     at_least = metric.higher_is_better
+    asked = _Asked(
+        floor=floor, subject=metric.name, bound=floor.bound, tails=tails, at_least=at_least
+    )
     if floor.kind == "value":
-        asked = _Asked(floor=floor, subject=metric.name, bound=floor.bound, at_least=at_least)
         return asked.answer(level_figure(metric, scores.candidate), equal=False)
     if (floor.bound > 0) == at_least and floor.bound:
         better, sign = ("higher", "-") if at_least else ("lower", "+")
@@ -177,8 +185,7 @@ def _check_metric(floor: Floor, record: Record, metric: Metric, change: Figure) 
             f"written with {sign}, e.g. {metric.name}={sign}1%"
         )
     equal = all(output.is_equal() for output in record.outputs.values())
-    subject = f"change of {metric.name}"
-    asked = _Asked(floor=floor, subject=subject, bound=floor.bound, at_least=at_least)
+    asked = replace(asked, subject=f"change of {metric.name}")
     if floor.kind == "points":
         return asked.answer(change, equal=equal)
     whole = abs(level_figure(metric, scores.reference).value)
@@ -204,6 +211,7 @@ class _Asked:
     floor: Floor
     subject: str
     bound: float
+    tails: Tails
     at_least: bool = True
 
     def answer(self, figure: Figure, *, equal: bool) -> FloorResult:
@@ -211,7 +219,7 @@ class _Asked:
         if math.isnan(figure.value):
             why = "these rows give it no value (a constant column, or an original that scores 0)"
             return self._result(figure, UNBOUNDED, Verdict.UNDECIDED, f"{self.subject}: {why}")
-        low, high = figure.bounds(VERDICT_TAIL)
+        low, high = self._bounds(figure)
         good, bad = (low, high) if self.at_least else (-high, -low)
         bound = self.bound if self.at_least else -self.bound
         value = figure.value if self.at_least else -figure.value
@@ -237,6 +245,12 @@ class _Asked:
         )
         text += f"; about {needed:,} rows would tell" if needed else ""
         return self._result(figure, (low, high), Verdict.UNDECIDED, text, needed)
+
+    def _bounds(self, figure: Figure) -> Bounds:
+        """The bound that PASS rests on and the one that FAIL rests on, the lower first."""
+        sides = (self.tails.passing, self.tails.failing)
+        low, high = sides if self.at_least else reversed(sides)
+        return figure.bounds(low)[0], figure.bounds(high)[1]
 
     def _show(self, value: float) -> str:
         if self.floor.kind == "relative":

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from edgesdk.bounds import Tails
 from edgesdk.budget import Floor
 from edgesdk.closeness import OutputRecord
 from edgesdk.comparison import Comparison, Record
@@ -172,6 +173,7 @@ def judge(
     metrics: Sequence[Metric],
     *,
     synthetic: bool = False,
+    tails: Tails | None = None,
 ) -> Quality:
     """The verdict on every floor; the worst is the candidate's.
 
@@ -180,6 +182,8 @@ def judge(
         floors: the user's; when empty, `default_floors`.
         metrics: those the comparison scored.
         synthetic: the samples were made up; the verdict is then about those only.
+        tails: how sure it must be, for one of several looks at growing parts of the rows; by default
+            as for a single one.
 
     Raises:
         BudgetError: a floor names an output or metric that is not there, or has the wrong sign.
@@ -191,7 +195,8 @@ def judge(
     changes = {
         metric.name: change_figure(metric, record.metrics[metric.name]) for metric in metrics
     }
-    results = [r for floor in floors for r in check_floor(floor, record, metrics, changes)]
+    sure = tails or Tails()
+    results = [r for floor in floors for r in check_floor(floor, record, metrics, changes, sure)]
     results += broken_outputs(record)
     results.sort(key=lambda result: _WORST_FIRST.index(result.verdict))
     worst = results[0]

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from edgesdk.backend import NodePlacement, NodeTime
+from edgesdk.bench import Bench, Built, Original, Prepared, Trial
 from edgesdk.decide import SAME_SPEED, Outcome, decide, sure_speed
 from edgesdk.errors import EdgeSdkError
 from edgesdk.events import Event
@@ -25,12 +26,8 @@ from edgesdk.plan.damage import SensitivityTable
 from edgesdk.plan.gain import TracedTimes, gains_ms, trace_times
 from edgesdk.quality import Verdict
 from edgesdk.recipe import Recipe
+from edgesdk.settle import secure
 from edgesdk.trial import (
-    Bench,
-    Built,
-    Original,
-    Prepared,
-    Trial,
     damage_of_sets,
     look_inside,
     measure_failed,
@@ -102,10 +99,13 @@ def refine(
         return max(bench.settings.hopeless, best)
 
     def attempt(candidate: Candidate) -> Trial:
+        nonlocal found
         prepared = start[candidate.single.backend]
         trial, _ = try_candidate(bench, candidate, original, prepared, hopeless=lead())
-        found.append(trial)
-        return trial
+        known = [*trials, *found, trial]
+        secured = secure(bench, known, baseline, original, accept_undecided=accept_undecided)
+        found = secured[len(trials) :]
+        return found[-1]
 
     for base in _bases(bench, trials, baseline, original, start, lead(), accept_undecided):
         _refine_one(bench, base, start[base.built.choice.backend], attempt, lead)

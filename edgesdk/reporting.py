@@ -67,6 +67,7 @@ def build_report(
         rows=tuple(
             _row(item, judged[item.name], inside.get(item.name), samples, plan) for item in outcomes
         ),
+        evaluation_rows=len(samples.evaluation),
         rejected=tuple(RuledOut(name=item.name, reason=item.reason) for item in plan.rejected),
         notes=tuple(dict.fromkeys(notes)),
         bundle=bundle,
@@ -106,6 +107,7 @@ def _row(
         status=judged.status.value,
         reason=judged.reason,
         verdict=_verdict(outcome, samples),
+        rows=quality.rows if quality else None,
         speedup=measurement.speedup if measurement else None,
         latency=measurement.latency if measurement else None,
         load_ms=measurement.load_ms if measurement else None,

@@ -108,10 +108,11 @@ def reference(request: Request) -> Response:
 
 
 def check(request: Request) -> Response:
-    """`backend`, `artifact`, `rows`, `reference`, `metrics`, `golden` -> the record of the comparison.
+    """`backend`, `artifact`, `rows`, `reference`, `metrics`, `golden`, optional `look` -> `record`.
 
-    Runs every row, compares it with the reference outputs of that row and scores both; writes the
-    candidate's outputs of the first `golden` rows to `golden/`.
+    Runs the rows whose numbers are in `look`, in its order, or all; compares each with the reference
+    outputs of that row and scores both. The first that holds what no floor can excuse is the last.
+    Writes the candidate's outputs of the first `golden` rows to `golden/`.
     """
     from edgesdk.comparison import Comparison
     from edgesdk.metrics import load_metric
@@ -120,13 +121,19 @@ def check(request: Request) -> Response:
     expected = Path(request["reference"])
     comparison = Comparison(metrics=[load_metric(name) for name in request["metrics"]])
     golden = _made("golden")
+    compared = dict.fromkeys(request.get("look") or range(len(rows)))
+    kept = range(min(request["golden"], len(rows)))
     with _open(request) as session:
-        for number, sample in enumerate(rows):
+        for number in (*compared, *(number for number in kept if number not in compared)):
+            sample = rows[number]
             outputs = session.run(_taken(session, sample))
-            wanted = load_arrays(expected / f"{number:06d}.npz")
-            comparison.add(wanted, outputs, sample.labels)
-            if number < request["golden"]:
+            if number in kept:
                 save_arrays(golden / f"{number:06d}.npz", outputs)
+            if number in compared:
+                wanted = load_arrays(expected / f"{number:06d}.npz")
+                comparison.add(wanted, outputs, sample.labels, number=number)
+            if comparison.broken:
+                break
     return {"record": comparison.to_json()}
 
 

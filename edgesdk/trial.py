@@ -3,116 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from edgesdk.backend import require_backend
-from edgesdk.budget import Budget
+from edgesdk.bench import Bench, Built, Original, Prepared, Trial, tool_versions
+from edgesdk.checking import check, check_rest, is_partial
 from edgesdk.clock import OUT_OF_TIME, Work
-from edgesdk.comparison import Record
 from edgesdk.compress.calibration import RANGE_ROWS
 from edgesdk.decide import Outcome
-from edgesdk.device.base import Device
 from edgesdk.device.bounded import BoundedDevice
 from edgesdk.errors import BudgetError, EdgeSdkError, ModelError, SamplesError, StepFailed
-from edgesdk.events import Event, Listener
+from edgesdk.events import Event
 from edgesdk.evidence import Evidence
 from edgesdk.files import read_json, write_json
 from edgesdk.measure.pair import measure_candidate
 from edgesdk.measure.result import Measurement
-from edgesdk.measure.settings import Inputs, Settings, Target
-from edgesdk.metrics import load_metric
-from edgesdk.model import Model, read_model
+from edgesdk.measure.settings import Inputs
+from edgesdk.model import read_model
 from edgesdk.plan.candidate import ORIGINAL, Candidate, Choice, Plan
 from edgesdk.plan.damage import SensitivityTable
 from edgesdk.precision import Precision
-from edgesdk.quality import Quality, Verdict, judge
-from edgesdk.samples import INPUT_PREFIX, Samples
-from edgesdk.workshop import Finished, Workshop
+from edgesdk.quality import Quality, Verdict
+from edgesdk.samples import INPUT_PREFIX
+from edgesdk.workshop import Finished
 
-GOLDEN_ROWS = 3
-"""Evaluation rows whose outputs are kept for the bundle."""
 SENSITIVITY_ROWS = 8
 """Calibration rows that damages are seen on; a node's damage settles within a few."""
 TIMED_ROWS = 8
 """Evaluation rows that latency is measured over, cycled."""
 
-MEASURED, JUDGED = "measurement.json", "quality.json"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bench:
-    """What all trials of one deploy share.
-
-    Attributes:
-        evidence: what a measurement on this device proves about the profile's device.
-        machine_key: identity of the device for the cache of measurements.
-    """
-
-    workshop: Workshop
-    model: Model
-    samples: Samples
-    budget: Budget
-    metrics: tuple[str, ...]
-    threads: int
-    settings: Settings
-    device: Device
-    machine_key: str
-    evidence: Evidence
-    listen: Listener
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Built:
-    """An artifact that opens, with the outputs of its first evaluation rows.
-
-    Attributes:
-        converted: the step that made the artifact; its `files` folder holds nothing else.
-        outputs: folder of .npz files: the reference outputs for the original, else golden outputs.
-        notes: what the steps remarked.
-    """
-
-    choice: Choice
-    converted: Finished
-    outputs: Path | None = None
-    notes: tuple[str, ...] = ()
-
-    def target(self, threads: int) -> Target:
-        """What the measurement opens."""
-        return Target(
-            backend=self.choice.backend,
-            artifact=self.converted.path,
-            execution=self.choice.recipe.execution,
-            threads=threads,
-            # External data may lie beside the artifact under any name.
-            files=tuple(sorted(f for f in self.converted.path.parent.rglob("*") if f.is_file())),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """One candidate's outcome and what was built on the way, as far as it got."""
-
-    outcome: Outcome
-    built: Built | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Original:
-    """The float model as given, on the baseline's backend, and its outputs on the evaluation rows."""
-
-    built: Built
-    reference: Finished
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """The graph that recipes start from, its identity, and what was remarked on the way."""
-
-    path: Path
-    key: str
-    notes: tuple[str, ...] = ()
+MEASURED = "measurement.json"
 
 
 def open_original(bench: Bench, plan: Plan) -> Original:
@@ -128,8 +50,8 @@ def open_original(bench: Bench, plan: Plan) -> Original:
         rows = bench.samples.evaluation
         reference = bench.workshop.step(
             "reference",
-            {**_opening(bench, choice, converted), "rows": rows.to_json()},
-            {**_identity(bench, choice, converted), "rows": bench.samples.fingerprint},
+            {**bench.opening(choice, converted), "rows": rows.to_json()},
+            {**bench.identity(choice, converted), "rows": bench.samples.fingerprint},
         )
     except StepFailed as exc:
         if exc.kind in ("timeout", "killed", "memory", OUT_OF_TIME):
@@ -208,15 +130,10 @@ def try_candidate(
         converted = _convert(bench, choice, compressed.path, compressed.key, way[1:])
         stage, ran = "check", ran or not converted.cached
         bench.listen(Event(stage=stage, subject=name, state="begin"))
-        checked = _check(bench, choice, converted, original, way[2:])
-        quality = _judged(bench, checked)
+        built = Built(choice=choice, converted=converted, notes=tuple(compressed.response["notes"]))
+        checked = check(bench, built, original, like=way[2:])
+        quality, built = checked.quality, checked.built
         outcome = replace(outcome, quality=quality)
-        built = Built(
-            choice=choice,
-            converted=converted,
-            outputs=checked.folder / "golden",
-            notes=tuple(compressed.response["notes"]),
-        )
         if quality.verdict == Verdict.FAIL:
             bench.listen(_ended(name, f"{quality.verdict}: {quality.reason}", failed=True))
             return Trial(outcome=outcome, built=built), None
@@ -233,10 +150,32 @@ def try_candidate(
             return Trial(outcome=replace(outcome, out_of_time=late), built=built), None
         bench.listen(_ended(name, f"{stage}: {exc}", failed=True))
         return Trial(outcome=replace(outcome, error=f"{stage}: {exc}"), built=built), None
-    bench.listen(
-        _ended(name, f"{quality.verdict}, {after.speedup} x, {_size(after)}", cached=cached)
-    )
+    message = f"{_told(bench, quality)}, {after.speedup} x, {_size(after)}"
+    bench.listen(_ended(name, message, cached=cached))
     return Trial(outcome=replace(outcome, measurement=after), built=built), before
+
+
+def check_fully(bench: Bench, trial: Trial, original: Original) -> Trial:
+    """Complete a check that stopped early, so that the verdict is over all evaluation rows."""
+    name = trial.outcome.name
+    if trial.built is None or not is_partial(bench, trial.outcome.quality):
+        return trial
+    bench.listen(Event(stage="check", subject=name, state="begin"))
+    try:
+        checked = check_rest(bench, trial.built, original)
+    except (BudgetError, SamplesError):
+        raise  # about what the user gave, not about this candidate
+    except EdgeSdkError as exc:
+        late = isinstance(exc, StepFailed) and exc.kind == OUT_OF_TIME
+        told = f"check of all rows not finished: {exc}" if late else f"check: {exc}"
+        bench.listen(_ended(name, told, failed=True))
+        failed = replace(trial.outcome, out_of_time=told) if late else None
+        return replace(trial, outcome=failed or replace(trial.outcome, error=told))
+    verdict = checked.quality.verdict
+    told = f"{verdict}: {checked.quality.reason}, on all rows"
+    bench.listen(_ended(name, told, failed=verdict == Verdict.FAIL, cached=checked.cached))
+    outcome = replace(trial.outcome, quality=checked.quality)
+    return replace(trial, outcome=outcome, built=checked.built)
 
 
 def measure_again(bench: Bench, trial: Trial, original: Original) -> Trial:
@@ -353,12 +292,12 @@ def look_inside(bench: Bench, built: Built, *, runs: int) -> Finished | None:
         return bench.workshop.step(
             "look_inside",
             {
-                **_opening(bench, built.choice, built.converted),
+                **bench.opening(built.choice, built.converted),
                 "rows": rows.to_json(),
                 "runs": runs,
             },
             {
-                **_identity(bench, built.choice, built.converted),
+                **bench.identity(built.choice, built.converted),
                 "rows": bench.samples.fingerprint,
                 "runs": runs,
                 "machine": bench.machine_key,
@@ -451,53 +390,6 @@ def _convert(
     )
 
 
-def _check(
-    bench: Bench, choice: Choice, converted: Finished, original: Original, way: Sequence[Work]
-) -> Finished:
-    return bench.workshop.step(
-        "check",
-        {
-            **_opening(bench, choice, converted),
-            "rows": bench.samples.evaluation.to_json(),
-            "reference": str(original.reference.folder / "outputs"),
-            "metrics": list(bench.metrics),
-            "golden": GOLDEN_ROWS,
-        },
-        {
-            **_identity(bench, choice, converted),
-            "rows": bench.samples.fingerprint,
-            "reference": original.reference.key,
-            "metrics": [metric_identity(name) for name in bench.metrics],
-            "golden": GOLDEN_ROWS,
-        },
-        like=choice.backend,
-        then=way[1:],
-    )
-
-
-def _judged(bench: Bench, checked: Finished) -> Quality:
-    """The verdict on a check; kept, as the bounds of some metrics take seconds."""
-    floors = bench.budget.floors
-
-    def build(folder: Path) -> None:
-        record = Record.from_json(checked.response["record"])
-        metrics = [load_metric(metric) for metric in bench.metrics]
-        quality = judge(record, floors, metrics, synthetic=bench.samples.synthetic)
-        write_json(folder / JUDGED, quality.to_json())
-
-    key = bench.workshop.cache.key(
-        "judge",
-        check=checked.key,
-        floors=[floor.text for floor in floors],
-        metrics=[metric_identity(name) for name in bench.metrics],
-        synthetic=bench.samples.synthetic,
-    )
-    refresh = bench.workshop.refresh
-    return Quality.from_json(
-        read_json(bench.workshop.cache.folder(key, build, refresh=refresh) / JUDGED)
-    )
-
-
 def _measure(
     bench: Bench, baseline: Built, built: Built, *, attempt: int = 1, hopeless: float | None = None
 ) -> tuple[Measurement, Measurement, bool]:
@@ -507,8 +399,8 @@ def _measure(
     settings = settings if hopeless is None else replace(settings, hopeless=hopeless)
     key = bench.workshop.cache.key(
         "measure",
-        baseline=_identity(bench, baseline.choice, baseline.converted),
-        candidate=_identity(bench, built.choice, built.converted),
+        baseline=bench.identity(baseline.choice, baseline.converted),
+        candidate=bench.identity(built.choice, built.converted),
         rows=bench.samples.fingerprint,
         machine=bench.machine_key,
         settings=asdict(bench.settings),  # without what the best so far says
@@ -552,47 +444,14 @@ def _knows_enough(found: dict[str, Any], hopeless: float) -> bool:
     return high >= found["hopeless"] or high < hopeless
 
 
-def _opening(bench: Bench, choice: Choice, converted: Finished) -> dict[str, Any]:
-    return {
-        "backend": choice.backend,
-        "artifact": str(converted.path),
-        "execution": choice.recipe.execution,
-        "threads": bench.threads,
-    }
-
-
-def _identity(bench: Bench, choice: Choice, converted: Finished) -> dict[str, Any]:
-    return {
-        "artifact": converted.key,
-        "execution": choice.recipe.execution,
-        "threads": bench.threads,
-    }
-
-
-def tool_versions() -> dict[str, str]:
-    """Versions of the libraries that change graphs; part of the identity of what they make."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for name in ("onnx", "onnxruntime", "nncf", "onnx-ir"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "absent"
-    return found
-
-
-def metric_identity(name: str) -> str:
-    """A metric's name, with the hash of the user's file where it is one."""
-    from edgesdk.files import sha256_file
-
-    place = Path(name.rpartition(":")[0])
-    return f"{name}@{sha256_file(place)}" if place.is_file() else name
-
-
 def _ended(name: str, message: str, *, failed: bool = False, cached: bool = False) -> Event:
     state = "failed" if failed else "done"
     return Event(stage="try", subject=name, state=state, message=message, cached=cached)
+
+
+def _told(bench: Bench, quality: Quality) -> str:
+    seen = f" after {quality.rows:,} rows" if is_partial(bench, quality) else ""
+    return f"{quality.verdict}{seen}"
 
 
 def _size(measurement: Measurement) -> str:

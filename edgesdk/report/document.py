@@ -42,6 +42,7 @@ class Row:
         status: value of `edgesdk.decide.Status`.
         reason: why it was chosen or lost, in a sentence.
         verdict: of the check: `pass`, `fail`, `undecided`, `unknown`; empty when not checked.
+        rows: evaluation rows that the verdict and the figures of quality are of.
         speedup: baseline time / this time.
         latency: percentiles, and the run times for the distribution.
         load_ms, first_run_ms: from artifact to ready session, and the first run after it.
@@ -63,6 +64,7 @@ class Row:
     status: str
     reason: str = ""
     verdict: str = ""
+    rows: int | None = None
     speedup: Interval | None = None
     latency: Latency | None = None
     load_ms: float | None = None
@@ -122,6 +124,7 @@ class DeployReport:
         baseline: name of the row that everything is compared with.
         chosen: name of the winning row, or None.
         rows: the baseline first, then every candidate that was tried.
+        evaluation_rows: how many there are; a check that was certain earlier stopped before.
         rejected: candidates that were ruled out before trying.
         notes: what the user should know.
         bundle: path of the bundle, or None.
@@ -142,6 +145,7 @@ class DeployReport:
     baseline: str
     chosen: str | None
     rows: tuple[Row, ...]
+    evaluation_rows: int | None = None
     rejected: tuple[RuledOut, ...] = ()
     notes: tuple[str, ...] = ()
     bundle: str | None = None

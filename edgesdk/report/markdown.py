@@ -21,11 +21,16 @@ def render_markdown(report: DeployReport) -> str:
 
 def _table(report: DeployReport) -> list[str]:
     metrics = words.metric_names(report.rows)
-    titles = ["candidate", "result", "speed", "p50 ms", "p95 ms", "size", "peak", "cosine"]
-    titles += [*metrics, "evidence", "why"]
-    aligned = ["---", "---", *["---:"] * (6 + len(metrics)), "---", "---"]
+    titles = ["candidate", "result", "speed", "p50 ms", "p95 ms", "size", "peak"]
+    titles += [*_rows_title(report), "cosine", *metrics, "evidence", "why"]
+    aligned = ["---", "---", *["---:"] * (len(titles) - 4), "---", "---"]
     rows = [_cells(row, metrics, report) for row in words.in_order(report.rows)]
     return [_line([_text(title) for title in titles]), _line(aligned), *map(_line, rows)]
+
+
+def _rows_title(report: DeployReport) -> list[str]:
+    """A column for how many rows were checked, where that differs."""
+    return ["rows"] if words.some_stopped_early(report) else []
 
 
 def _cells(row: Row, metrics: tuple[str, ...], report: DeployReport) -> list[str]:
@@ -39,6 +44,7 @@ def _cells(row: Row, metrics: tuple[str, ...], report: DeployReport) -> list[str
         words.milliseconds(row.p95_ms),
         words.megabytes(row.size_bytes),
         words.mebibytes(row.peak_mib),
+        *(words.rows_seen(row) for _ in _rows_title(report)),
         words.cosine(row.cosine),
         *(words.metric(item) if item else words.ABSENT for item in found),
         str(row.evidence) if row.latency else words.ABSENT,

@@ -52,6 +52,7 @@ def _columns(report: DeployReport, numbers: Mapping[str, int]) -> list[_Column]:
         _Column("size", lambda row: words.megabytes(row.size_bytes), lambda row: row.size_bytes),
         _Column("peak", lambda row: words.mebibytes(row.peak_mib), lambda row: row.peak_mib),
         _Column("load ms", lambda row: words.milliseconds(row.load_ms), lambda row: row.load_ms),
+        *_rows_seen(report),
         _Column("cosine", lambda row: words.cosine(row.cosine), lambda row: row.cosine),
         *(_metric(name) for name in words.metric_names(report.rows)),
         _Column("times are", lambda row: row.evidence if row.latency else words.ABSENT),
@@ -63,6 +64,13 @@ def _foreseen(report: DeployReport) -> list[_Column]:
     if all(row.predicted_ms is None for row in report.rows):
         return []
     return [_Column("predicted ms", words.predicted, lambda row: row.predicted_ms)]
+
+
+def _rows_seen(report: DeployReport) -> list[_Column]:
+    """How many rows the figures of quality are of, where that differs."""
+    if not words.some_stopped_early(report):
+        return []
+    return [_Column("rows", words.rows_seen, lambda row: row.rows)]
 
 
 def _name(row: Row, report: DeployReport) -> Markup:

@@ -85,6 +85,8 @@ def _columns(report: DeployReport, *, wide: bool) -> list[_Column]:
     ]
     if any(row.predicted_ms is not None for row in report.rows):
         columns.insert(3, _Column("predicted", words.predicted, wide_only=True))
+    if words.some_stopped_early(report):
+        columns.insert(-1, _Column("rows", words.rows_seen))
     metrics = words.metric_names(report.rows)
     columns += [_metric_column(name) for name in (metrics if wide else metrics[:1])]
     return [column for column in columns if wide or not column.wide_only]

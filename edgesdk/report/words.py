@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from edgesdk.backend import NodeTime
 from edgesdk.evidence import Evidence
 from edgesdk.measure.result import Interval
-from edgesdk.report.document import MetricChange, Row
+from edgesdk.report.document import DeployReport, MetricChange, Row
 
 ABSENT = "-"
 
@@ -99,6 +99,17 @@ def metric(item: MetricChange) -> str:
         else ""
     )
     return f"{item.value:.4f} ({change.value:+.4f}{bounds})"
+
+
+def rows_seen(row: Row) -> str:
+    """How many evaluation rows a check looked at: `1,251`."""
+    return ABSENT if row.rows is None else f"{row.rows:,}"
+
+
+def some_stopped_early(report: DeployReport) -> bool:
+    """Whether any check looked at some of the evaluation rows only."""
+    total = report.evaluation_rows or 0
+    return any(row.rows is not None and row.rows < total for row in report.rows)
 
 
 def metric_names(rows: Iterable[Row]) -> tuple[str, ...]:

@@ -1,0 +1,132 @@
+"""What the trials of one deploy share, and what they hand on to each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgesdk.budget import Budget
+from edgesdk.decide import Outcome
+from edgesdk.device.base import Device
+from edgesdk.events import Listener
+from edgesdk.evidence import Evidence
+from edgesdk.measure.settings import Settings, Target
+from edgesdk.model import Model
+from edgesdk.plan.candidate import Choice
+from edgesdk.samples import Samples
+from edgesdk.workshop import Finished, Workshop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What all trials of one deploy share.
+
+    Attributes:
+        evidence: what a measurement on this device proves about the profile's device.
+        machine_key: identity of the device for the cache of measurements.
+    """
+
+    workshop: Workshop
+    model: Model
+    samples: Samples
+    budget: Budget
+    metrics: tuple[str, ...]
+    threads: int
+    settings: Settings
+    device: Device
+    machine_key: str
+    evidence: Evidence
+    listen: Listener
+
+    def opening(self, choice: Choice, converted: Finished) -> dict[str, Any]:
+        """What a step is told that opens an artifact."""
+        return {
+            "backend": choice.backend,
+            "artifact": str(converted.path),
+            "execution": choice.recipe.execution,
+            "threads": self.threads,
+        }
+
+    def identity(self, choice: Choice, converted: Finished) -> dict[str, Any]:
+        """What the result of such a step depends on."""
+        return {
+            "artifact": converted.key,
+            "execution": choice.recipe.execution,
+            "threads": self.threads,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """An artifact that opens, with the outputs of its first evaluation rows.
+
+    Attributes:
+        converted: the step that made the artifact; its `files` folder holds nothing else.
+        checks: the steps that compared it, each with other evaluation rows; empty for the original.
+        outputs: folder of .npz files: the reference outputs for the original, else golden outputs.
+        notes: what the steps remarked.
+    """
+
+    choice: Choice
+    converted: Finished
+    checks: tuple[Finished, ...] = ()
+    outputs: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    def target(self, threads: int) -> Target:
+        """What the measurement opens."""
+        return Target(
+            backend=self.choice.backend,
+            artifact=self.converted.path,
+            execution=self.choice.recipe.execution,
+            threads=threads,
+            # External data may lie beside the artifact under any name.
+            files=tuple(sorted(f for f in self.converted.path.parent.rglob("*") if f.is_file())),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One candidate's outcome and what was built on the way, as far as it got."""
+
+    outcome: Outcome
+    built: Built | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Original:
+    """The float model as given, on the baseline's backend, and its outputs on the evaluation rows."""
+
+    built: Built
+    reference: Finished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """The graph that recipes start from, its identity, and what was remarked on the way."""
+
+    path: Path
+    key: str
+    notes: tuple[str, ...] = ()
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of the libraries that change graphs; part of the identity of what they make."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("onnx", "onnxruntime", "nncf", "onnx-ir"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def metric_identity(name: str) -> str:
+    """A metric's name, with the hash of the user's file where it is one."""
+    from edgesdk.files import sha256_file
+
+    place = Path(name.rpartition(":")[0])
+    return f"{name}@{sha256_file(place)}" if place.is_file() else name
