@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesdk.budget import Budget, Objective, parse_budget
-from edgesdk.decide import Outcome, Status, contenders, decide
+from edgesdk.decide import Outcome, Status, contenders, decide, finalists
 from edgesdk.evidence import Evidence
 from edgesdk.measure.result import Interval, Latency, Measurement
 from edgesdk.pipeline import SINGLE
@@ -129,6 +129,32 @@ def test_a_noisy_candidate_gets_a_second_chance_only_where_it_could_win() -> Non
         outcome("hopeless", measured(9.0, 1.1, spread=0.2, stable=False)),
     )
     assert contenders(BASELINE, candidates, Budget()) == ("wide",)
+
+
+@pytest.mark.parametrize(
+    ("objective", "found"),
+    [
+        ("latency", ("close", "fast")),
+        ("size", ("small",)),
+        ("quality", ("slow", "close", "fast", "small")),
+    ],
+)
+def test_the_winner_and_what_only_quality_sets_apart_from_it_are_finalists(
+    objective: Objective, found: tuple[str, ...]
+) -> None:
+    candidates = (
+        outcome("close", measured(2.0, 4.95), quality(cosine=0.9999)),
+        outcome("fast", measured(2.0, 5.0), quality(cosine=0.995)),
+        outcome("small", measured(5.0, 2.0, size=MB), quality(cosine=0.992)),
+        outcome("slow", measured(5.0, 2.0), quality(cosine=0.99999)),
+        outcome("wrong", measured(1.0, 9.0, size=1), quality(Verdict.FAIL)),
+    )
+    assert finalists(BASELINE, candidates, Budget(objective=objective)) == found
+
+
+def test_the_original_needs_no_final_check() -> None:
+    candidates = (outcome("no faster", measured(9.9, 1.01, spread=0.05)),)
+    assert finalists(BASELINE, candidates, Budget()) == ()
 
 
 def test_undecided_quality_needs_consent() -> None:

@@ -259,6 +259,17 @@ def test_equal_documents_give_equal_pages() -> None:
     assert render_html(again) == render_html(REPORT)
 
 
+def test_rows_are_shown_where_a_check_stopped_before_the_last() -> None:
+    partly = [replace(row, rows=1_251 if row.status == "chosen" else 156) for row in REPORT.rows]
+    early = replace(REPORT, evaluation_rows=1_251, rows=tuple(partly))
+    assert DeployReport.from_json(early.to_json()) == early
+    fully = replace(early, rows=tuple(replace(row, rows=1_251) for row in partly))
+    for shown in (render_html, render_markdown, lambda report: in_terminal(report, 110)):
+        assert "1,251" in shown(early)
+        assert "156" in shown(early)
+        assert "1,251" not in shown(fully)
+
+
 def test_markdown_has_one_row_for_each_candidate() -> None:
     lines = [line for line in render_markdown(REPORT).splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(REPORT.rows)
