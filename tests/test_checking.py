@@ -189,6 +189,30 @@ def test_what_is_chosen_was_checked_on_all_rows(
         assert session.self_test().ok
 
 
+def test_a_leader_is_complete_when_the_time_is_over(
+    small_cnn: Path, images: Path, cache: Cache, tmp_path: Path
+) -> None:
+    """The second deploy finds everything in the cache, and has no time to run what is not there."""
+    found = []
+    for seconds in (600.0, 1e-6):
+        done = deploy(
+            small_cnn,
+            profile="x86",
+            samples=str(images),
+            recipes=RECIPES,
+            budget=Budget(objective="size", floors=parse_floor("cosine=0.9")),
+            settings=QUICK,
+            cache=cache,
+            out=tmp_path / f"{seconds}",
+            time_budget_s=seconds,
+        )
+        found.append({o.name: o.quality.rows for o in done.outcomes if o.quality})
+        assert done.decision.chosen == COARSE
+        assert found[-1][COARSE] == ROWS
+        assert not any(item.status == Status.NO_TIME for item in done.decision.judged)
+    assert found[0] == found[1]
+
+
 def test_what_fails_on_the_rows_that_were_left_does_not_win(
     small_cnn: Path, tmp_path: Path
 ) -> None:
