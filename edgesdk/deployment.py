@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edgesdk.backend import load_backend
 from edgesdk.bench import Bench, Original, Trial
-from edgesdk.budget import Budget
 from edgesdk.bundle.write import write_bundle
 from edgesdk.cache import Cache
 from edgesdk.clock import OUT_OF_TIME, Clock, spell
@@ -21,11 +18,9 @@ from edgesdk.contents import bundle_contents
 from edgesdk.decide import Decision, Outcome, decide, sure_speed
 from edgesdk.device.local import LocalDevice
 from edgesdk.errors import (
-    BackendUnavailable,
     BudgetError,
     BudgetNotMet,
     DeviceError,
-    ModelError,
     OutputError,
     SamplesError,
     StepFailed,
@@ -35,14 +30,9 @@ from edgesdk.evidence import Evidence
 from edgesdk.files import check_free_place, new_folder, sha256_json, write_json, write_text
 from edgesdk.machine import Machine, detect
 from edgesdk.measure.settings import Settings
-from edgesdk.metrics import load_metric
-from edgesdk.model import Model, model_work, read_model, unknown_ops
-from edgesdk.pipeline import Pipeline
+from edgesdk.model import Model
 from edgesdk.plan.candidate import ORIGINAL, Plan
 from edgesdk.plan.damage import SensitivityTable
-from edgesdk.plan.foresee import with_predictions
-from edgesdk.plan.make import Engine, SampleFacts, make_plan
-from edgesdk.plan.speeds import Speeds
 from edgesdk.precision import Precision
 from edgesdk.profile import load_profile
 from edgesdk.profile_values import Profile
@@ -50,7 +40,8 @@ from edgesdk.refine import refine
 from edgesdk.report.document import DeployReport
 from edgesdk.report.html import render_html
 from edgesdk.reporting import build_report
-from edgesdk.samples import Samples, assumed_lengths, read_samples, synthesise
+from edgesdk.request import Request, metrics_of, plan_of, read_usable_model, samples_of
+from edgesdk.samples import Samples
 from edgesdk.settle import secure, settle
 from edgesdk.trial import (
     look_inside,
@@ -60,55 +51,11 @@ from edgesdk.trial import (
     sensitivity,
     try_candidate,
 )
-from edgesdk.usercode import absolute_reference
 from edgesdk.workshop import Limits, Workshop, memory_limit
 
 REPORT_JSON, REPORT_HTML, BUNDLE = "report.json", "report.html", "bundle"
 """What an output folder holds."""
-SYNTHETIC_ROWS = 8
-"""Inputs made up when no samples are given: enough to see that a candidate runs."""
 PROFILED_RUNS = 16
-_EXTENSIONS = ("com.microsoft::", "com.microsoft.", "org.openvinotoolkit::")
-"""Operators that the engines bring themselves; whether one has them, converting to it tells."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What the user asked for.
-
-    Attributes:
-        model: the ONNX file.
-        profile: an installed profile's name or a file.
-        samples, calibration: sources as `edgesdk.samples.read_samples` takes them.
-        budget: limits, floors and objective.
-        metrics: task metrics, which need labels.
-        backends: only these; empty for the profile's, in its order.
-        recipes: only these (`recipe` or `backend/recipe`); empty for what is worth trying.
-        threads: threads in one run; None for all usable cores that the profile has.
-        fix_shapes: deploy with the samples' shapes where these are all equal.
-        refine: also look for the nodes that had better stay float in the best quantized forms.
-        accept_undecided: let a candidate win whose quality the samples cannot decide.
-        lengths: of open axes in made-up inputs, by symbolic name or `input.axis`.
-        seed: of the split into calibration and evaluation.
-        time_budget_s: seconds for the whole search, above 0; what does not fit is not tried, and the
-            best found so far is taken. None for no limit.
-    """
-
-    model: Path
-    profile: str
-    samples: str | None = None
-    calibration: str | None = None
-    budget: Budget = field(default_factory=Budget)
-    metrics: tuple[str, ...] = ()
-    backends: tuple[str, ...] = ()
-    recipes: tuple[str, ...] = ()
-    threads: int | None = None
-    fix_shapes: bool = True
-    refine: bool = False
-    accept_undecided: bool = False
-    lengths: tuple[tuple[str, int], ...] = ()
-    seed: int = 0
-    time_budget_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +115,7 @@ def deploy(
     clock = Clock(request.time_budget_s)
     target = Path(out) if out else Path(f"{request.model.stem}-{Path(profile).stem}")
     _check_target(target, force=force)
-    facts = _read_usable_model(request.model)
+    facts = read_usable_model(request.model)
     workshop = Workshop(
         cache=cache or Cache(),
         limits=_limits(limits or Limits(), facts),
@@ -177,8 +124,8 @@ def deploy(
     )
     device_profile = load_profile(request.profile)
     evidence = _evidence(device_profile, detect())
-    samples = _read_samples(request, facts, workshop.cache)
-    plan = _plan(request, facts, device_profile, samples)
+    samples = samples_of(request, facts, workshop.cache)
+    plan = plan_of(request, facts, device_profile, samples)
     listen(
         Event(
             stage="plan",
@@ -221,9 +168,9 @@ def preview(model: str | Path, *, profile: str, **options: Any) -> Plan:
     Takes what `deploy` takes as `Request`, and raises what it raises for wrong input.
     """
     request = Request(model=Path(model), profile=profile, **options)
-    facts = _read_usable_model(request.model)
-    samples = _read_samples(request, facts, Cache())
-    return _plan(request, facts, load_profile(request.profile), samples)
+    facts = read_usable_model(request.model)
+    samples = samples_of(request, facts, Cache())
+    return plan_of(request, facts, load_profile(request.profile), samples)
 
 
 def simulate(
@@ -244,13 +191,13 @@ def simulate(
         StepFailed: the model cannot be simulated.
     """
     request = Request(model=Path(model), profile=profile, **options)
-    facts = _read_usable_model(request.model)
+    facts = read_usable_model(request.model)
     workshop = Workshop(cache=cache or Cache(), limits=_limits(limits or Limits(), facts))
-    samples = _read_samples(request, facts, workshop.cache)
+    samples = samples_of(request, facts, workshop.cache)
     if samples.synthetic or not len(samples.calibration):
         raise SamplesError("sensitivity is seen on real samples, at least two; give --samples")
     device_profile = load_profile(request.profile)
-    plan = _plan(request, facts, device_profile, samples)
+    plan = plan_of(request, facts, device_profile, samples)
     recipes = [candidate.single.recipe for candidate in plan.candidates]
     wanted = [Precision.of(recipe).name for recipe in recipes if recipe.mode != "float"]
     bench = _bench(
@@ -276,7 +223,7 @@ def _bench(
         model=facts,
         samples=samples,
         budget=request.budget,
-        metrics=_metrics(request),
+        metrics=metrics_of(request),
         threads=request.threads or _threads(profile, machine),
         settings=settings,
         device=LocalDevice(),
@@ -298,19 +245,6 @@ def _check_target(target: Path, *, force: bool) -> None:
     check_free_place(target)
 
 
-def _read_usable_model(path: Path) -> Model:
-    """The model's facts, refusing operators that no engine here could know."""
-    facts = read_model(path.absolute())
-    unknown = [op for op in unknown_ops(facts) if not op.startswith(_EXTENSIONS)]
-    if unknown:
-        shown = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if unknown[5:] else "")
-        raise ModelError(
-            f"{path}: operators that are neither ONNX opset {facts.opset} nor known extensions: "
-            f"{shown}; export the model with standard operators"
-        )
-    return facts
-
-
 def _limits(asked: Limits, model: Model) -> Limits:
     if asked.memory_bytes is not None:
         return asked
@@ -328,80 +262,10 @@ def _evidence(profile: Profile, machine: Machine) -> Evidence:
     return profile.resembles(machine)
 
 
-def _read_samples(request: Request, model: Model, cache: Cache) -> Samples:
-    store = cache.root / "samples"
-    if request.samples is None:
-        dims = {**assumed_lengths(model.inputs), **dict(request.lengths)}
-        return synthesise(
-            model.inputs, count=SYNTHETIC_ROWS, seed=request.seed, store=store, dims=dims
-        )
-    return read_samples(
-        request.samples,
-        model.inputs,
-        store=store,
-        calibration_source=request.calibration,
-        seed=request.seed,
-    )
-
-
-def _plan(request: Request, model: Model, profile: Profile, samples: Samples) -> Plan:
-    shapes = {name: shape for name, shape in samples.uniform_shapes.items() if shape is not None}
-    facts = SampleFacts(
-        calibration_rows=len(samples.calibration),
-        uniform_shapes=shapes if len(shapes) == len(samples.uniform_shapes) else None,
-        synthetic=samples.synthetic,
-    )
-    plan = make_plan(
-        Pipeline.of(model),
-        profile,
-        [_engine(name) for name in request.backends or profile.backends],
-        facts,
-        budget=request.budget,
-        only=request.recipes,
-        fix_shapes=request.fix_shapes,
-    )
-    return _foreseen(plan, request, model, profile, samples)
-
-
-def _foreseen(
-    plan: Plan, request: Request, model: Model, profile: Profile, samples: Samples
-) -> Plan:
-    """The plan with predictions, where the profile has speeds; of an input of middle size."""
-    if not profile.speeds:
-        return plan
-    rows = sorted(
-        ({name: array.shape for name, array in row.inputs.items()} for row in samples.evaluation),
-        key=lambda shapes: sum(math.prod(shape) for shape in shapes.values()),
-    )
-    try:
-        graph = model_work(model, rows[len(rows) // 2])
-    except ModelError as exc:
-        return replace(plan, notes=(*plan.notes, f"latency is not predicted: {exc}"))
-    return with_predictions(plan, graph, Speeds(profile, request.threads))
-
-
-def _engine(name: str) -> Engine:
-    try:
-        backend = load_backend(name)
-    except BackendUnavailable as exc:
-        return Engine(name=name, facts=None, unavailable=str(exc))
-    problem = backend.unavailable()
-    version = "" if problem else backend.version()
-    return Engine(name=name, facts=backend, version=version, unavailable=problem)
-
-
 def _threads(profile: Profile, machine: Machine) -> int:
     """All cores that both the device and this process have."""
     cores = [int(unit.cores.value) for unit in profile.units if unit.kind == "cpu" and unit.cores]
     return max(1, min([machine.logical_cores, *cores]))
-
-
-def _metrics(request: Request) -> tuple[str, ...]:
-    """The metrics asked for, and those that only a floor names."""
-    asked = [absolute_reference(name) for name in request.metrics]
-    known = {load_metric(name).name for name in asked}
-    floors = [name for name in request.budget.metrics if name.rpartition(":")[2] not in known]
-    return tuple(dict.fromkeys((*asked, *map(absolute_reference, floors))))
 
 
 def _try_all(

@@ -1,0 +1,165 @@
+"""What the user asked for, and what follows from it before anything runs: facts, samples, the plan."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from edgesdk.backend import load_backend
+from edgesdk.budget import Budget
+from edgesdk.cache import Cache
+from edgesdk.errors import BackendUnavailable, ModelError
+from edgesdk.metrics import load_metric
+from edgesdk.model import Model, model_work, read_model, unknown_ops
+from edgesdk.pipeline import Pipeline
+from edgesdk.plan.candidate import Plan
+from edgesdk.plan.foresee import with_predictions
+from edgesdk.plan.make import Engine, SampleFacts, make_plan
+from edgesdk.plan.speeds import Speeds
+from edgesdk.profile_values import Profile
+from edgesdk.samples import Samples, assumed_lengths, read_samples, synthesise
+from edgesdk.usercode import absolute_reference
+
+SYNTHETIC_ROWS = 8
+"""Inputs made up when no samples are given: enough to see that a candidate runs."""
+
+_EXTENSIONS = ("com.microsoft::", "com.microsoft.", "org.openvinotoolkit::")
+"""Operators that the engines bring themselves; whether one has them, converting to it tells."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the user asked for.
+
+    Attributes:
+        model: the ONNX file.
+        profile: an installed profile's name or a file.
+        samples, calibration: sources as `edgesdk.samples.read_samples` takes them.
+        budget: limits, floors and objective.
+        metrics: task metrics, which need labels.
+        backends: only these; empty for the profile's, in its order.
+        recipes: only these (`recipe` or `backend/recipe`); empty for what is worth trying.
+        threads: threads in one run; None for all usable cores that the profile has.
+        fix_shapes: deploy with the samples' shapes where these are all equal.
+        refine: also look for the nodes that had better stay float in the best quantized forms.
+        accept_undecided: let a candidate win whose quality the samples cannot decide.
+        lengths: of open axes in made-up inputs, by symbolic name or `input.axis`.
+        seed: of the split into calibration and evaluation.
+        time_budget_s: seconds for the whole search, above 0; what does not fit is not tried, and the
+            best found so far is taken. None for no limit.
+    """
+
+    model: Path
+    profile: str
+    samples: str | None = None
+    calibration: str | None = None
+    budget: Budget = field(default_factory=Budget)
+    metrics: tuple[str, ...] = ()
+    backends: tuple[str, ...] = ()
+    recipes: tuple[str, ...] = ()
+    threads: int | None = None
+    fix_shapes: bool = True
+    refine: bool = False
+    accept_undecided: bool = False
+    lengths: tuple[tuple[str, int], ...] = ()
+    seed: int = 0
+    time_budget_s: float | None = None
+
+
+def read_usable_model(path: Path) -> Model:
+    """The model's facts, refusing operators that no engine here could know."""
+    facts = read_model(path.absolute())
+    unknown = [op for op in unknown_ops(facts) if not op.startswith(_EXTENSIONS)]
+    if unknown:
+        shown = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if unknown[5:] else "")
+        raise ModelError(
+            f"{path}: operators that are neither ONNX opset {facts.opset} nor known extensions: "
+            f"{shown}; export the model with standard operators"
+        )
+    return facts
+
+
+def samples_of(request: Request, model: Model, cache: Cache) -> Samples:
+    """The samples asked for, checked, stored and split; made up where there are none.
+
+    Raises:
+        SamplesError: they do not fit the model.
+    """
+    store = cache.root / "samples"
+    if request.samples is None:
+        dims = {**assumed_lengths(model.inputs), **dict(request.lengths)}
+        return synthesise(
+            model.inputs, count=SYNTHETIC_ROWS, seed=request.seed, store=store, dims=dims
+        )
+    return read_samples(
+        request.samples,
+        model.inputs,
+        store=store,
+        calibration_source=request.calibration,
+        seed=request.seed,
+    )
+
+
+def plan_of(request: Request, model: Model, profile: Profile, samples: Samples) -> Plan:
+    """The candidates worth trying on the engines that are here, with predictions where there are any.
+
+    Raises:
+        InputError: the recipes, backends or floors asked for make no sense here.
+        EnvironmentProblem: no engine is usable.
+    """
+    shapes = {name: shape for name, shape in samples.uniform_shapes.items() if shape is not None}
+    facts = SampleFacts(
+        calibration_rows=len(samples.calibration),
+        uniform_shapes=shapes if len(shapes) == len(samples.uniform_shapes) else None,
+        synthetic=samples.synthetic,
+    )
+    plan = make_plan(
+        Pipeline.of(model),
+        profile,
+        [_engine(name) for name in request.backends or profile.backends],
+        facts,
+        budget=request.budget,
+        only=request.recipes,
+        fix_shapes=request.fix_shapes,
+    )
+    return _foreseen(plan, request, model, profile, samples)
+
+
+def _foreseen(
+    plan: Plan, request: Request, model: Model, profile: Profile, samples: Samples
+) -> Plan:
+    """The plan with predictions, where the profile has speeds; of an input of middle size."""
+    if not profile.speeds:
+        return plan
+    rows = sorted(
+        ({name: array.shape for name, array in row.inputs.items()} for row in samples.evaluation),
+        key=lambda shapes: sum(math.prod(shape) for shape in shapes.values()),
+    )
+    try:
+        graph = model_work(model, rows[len(rows) // 2])
+    except ModelError as exc:
+        return replace(plan, notes=(*plan.notes, f"latency is not predicted: {exc}"))
+    return with_predictions(plan, graph, Speeds(profile, request.threads))
+
+
+def _engine(name: str) -> Engine:
+    try:
+        backend = load_backend(name)
+    except BackendUnavailable as exc:
+        return Engine(name=name, facts=None, unavailable=str(exc))
+    problem = backend.unavailable()
+    version = "" if problem else backend.version()
+    return Engine(name=name, facts=backend, version=version, unavailable=problem)
+
+
+def metrics_of(request: Request) -> tuple[str, ...]:
+    """The metrics asked for, and those that only a floor names.
+
+    Raises:
+        SamplesError: one does not load.
+    """
+    asked = [absolute_reference(name) for name in request.metrics]
+    known = {load_metric(name).name for name in asked}
+    floors = [name for name in request.budget.metrics if name.rpartition(":")[2] not in known]
+    return tuple(dict.fromkeys((*asked, *map(absolute_reference, floors))))
