@@ -293,7 +293,7 @@ def _try_all(
         trial, beside = try_candidate(bench, candidate, original, start[backend], hopeless=hopeless)
         before = before or beside
         trials.append(trial)
-        if bounded:
+        if bounded:  # the time must not end with a leader whose check is not complete
             trials = secure(
                 bench, trials, so_far, original, accept_undecided=request.accept_undecided
             )
