@@ -33,6 +33,7 @@ from edgesdk.measure.settings import Settings
 from edgesdk.model import Model
 from edgesdk.plan.candidate import ORIGINAL, Plan
 from edgesdk.plan.damage import SensitivityTable
+from edgesdk.plan.refined import Refined
 from edgesdk.precision import Precision
 from edgesdk.profile import load_profile
 from edgesdk.profile_values import Profile
@@ -140,7 +141,7 @@ def deploy(
     )
     with _time_for_one(clock):
         original = open_original(bench, plan)
-        trials, baseline, notes = _try_all(bench, plan, original, request)
+        trials, baseline, refined, notes = _try_all(bench, plan, original, request)
     outcomes = [trial.outcome for trial in trials]
     decision = decide(baseline, outcomes, request.budget, accept_undecided=request.accept_undecided)
     listen(
@@ -156,6 +157,7 @@ def deploy(
         trials,
         original,
         device_profile,
+        refined=refined,
         notes=(*plan.notes, *samples.notes, *notes),
         target=target,
         force=force,
@@ -270,8 +272,8 @@ def _threads(profile: Profile, machine: Machine) -> int:
 
 def _try_all(
     bench: Bench, plan: Plan, original: Original, request: Request
-) -> tuple[list[Trial], Outcome, tuple[str, ...]]:
-    """Every candidate in plan order, the original's own outcome, and notes.
+) -> tuple[list[Trial], Outcome, tuple[Refined, ...], tuple[str, ...]]:
+    """Every candidate in plan order, the original's own outcome, what refining saw, and notes.
 
     Cleaning the graph has to pay like any other step: where the cleaned float model is slower than
     the original on the original's engine, that engine's further candidates start from a graph that
@@ -311,12 +313,14 @@ def _try_all(
         candidate=plan.baseline,
         measurement=before or measure_original(bench, original),
     )
+    refined: tuple[Refined, ...] = ()
     if request.refine:
-        trials += refine(
+        mixed, refined = refine(
             bench, trials, outcome, original, start, accept_undecided=request.accept_undecided
         )
+        trials += mixed
     trials = settle(bench, trials, outcome, original, accept_undecided=request.accept_undecided)
-    return trials, outcome, (*notes, *_left_out(bench, trials))
+    return trials, outcome, refined, (*notes, *_left_out(bench, trials))
 
 
 def _left_out(bench: Bench, trials: Sequence[Trial]) -> Iterator[str]:
@@ -358,6 +362,7 @@ def _finish(
     original: Original,
     profile: Profile,
     *,
+    refined: Sequence[Refined],
     notes: Sequence[str],
     target: Path,
     force: bool,
@@ -380,6 +385,7 @@ def _finish(
         decision=decision,
         outcomes=outcomes,
         inside=inside,
+        refined=refined,
         notes=notes,
         bundle=str(target / BUNDLE) if chosen else None,
     )

@@ -24,6 +24,7 @@ from edgesdk.plan.allocate import Rung, climb, ladder
 from edgesdk.plan.candidate import Candidate, Choice
 from edgesdk.plan.damage import SensitivityTable
 from edgesdk.plan.gain import TracedTimes, gains_ms, trace_times
+from edgesdk.plan.refined import Refined, Tried
 from edgesdk.quality import Verdict
 from edgesdk.recipe import Recipe
 from edgesdk.settle import secure
@@ -80,8 +81,8 @@ def refine(
     start: Mapping[str, Prepared],
     *,
     accept_undecided: bool,
-) -> list[Trial]:
-    """Candidates with some nodes kept in float, tried.
+) -> tuple[list[Trial], tuple[Refined, ...]]:
+    """Candidates with some nodes kept in float, tried, and what each form was refined by.
 
     Args:
         bench: what all trials share.
@@ -107,9 +108,11 @@ def refine(
         found = secured[len(trials) :]
         return found[-1]
 
-    for base in _bases(bench, trials, baseline, original, start, lead(), accept_undecided):
-        _refine_one(bench, base, start[base.built.choice.backend], attempt, lead)
-    return found
+    bases = _bases(bench, trials, baseline, original, start, lead(), accept_undecided)
+    told = [
+        _refine_one(bench, base, start[base.built.choice.backend], attempt, lead) for base in bases
+    ]
+    return found, tuple(refined for refined in told if refined is not None)
 
 
 def _bases(
@@ -157,17 +160,18 @@ def _refine_one(
     prepared: Prepared,
     attempt: Callable[[Candidate], Trial],
     lead: Callable[[], float],
-) -> None:
-    """Try what refining this form proposes."""
+) -> Refined | None:
+    """Try what refining this form proposes; None where its nodes cannot be told apart."""
     name = base.trial.outcome.name
     bench.listen(Event(stage="refine", subject=name, state="begin"))
     try:
         table, rungs = _rungs(bench, base, prepared)
     except EdgeSdkError as exc:
         bench.listen(Event(stage="refine", subject=name, state="failed", message=str(exc)))
-        return
+        return None
     shown = f"{len(table.nodes)} nodes, {len(rungs)} mixtures simulated"
     bench.listen(Event(stage="refine", subject=name, state="done", message=shown))
+    tried: list[Tried] = []
     factor = 1.0  # what extra time really was, over what it was expected to be
 
     def pays(rung: Rung) -> bool:
@@ -175,17 +179,30 @@ def _refine_one(
 
     def passes(rung: Rung) -> bool:
         nonlocal factor
-        trial = attempt(_candidate(base, rung, table))
+        candidate = _candidate(base, rung, table)
+        tried.append(Tried(name=candidate.name, why=candidate.why, rung=rung))
+        trial = attempt(candidate)
         factor = _learned(base, rung, trial) or factor
         quality = trial.outcome.quality
         return quality is not None and quality.verdict == Verdict.PASS
 
     if base.failed:
         climb(rungs, passes, pays, most=_MOST_TRIED)
-        return
-    for rung in _better(base, rungs):
-        if pays(rung):
-            passes(rung)
+    else:
+        for rung in _better(base, rungs):
+            if pays(rung):
+                passes(rung)
+    if not table.nodes:
+        return None
+    return Refined.of(
+        name,
+        table.nodes,
+        base.gain,
+        tried,
+        unit=base.unit,
+        rows=table.rows,
+        speedup=base.speedup,
+    )
 
 
 def _better(base: _Base, rungs: Sequence[Rung]) -> list[Rung]:

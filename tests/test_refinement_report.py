@@ -19,7 +19,7 @@ from rich.console import Console
 
 from edgesdk.diagnose.sensitivity import measure_sensitivity
 from edgesdk.measure.result import Interval, Latency
-from edgesdk.plan.allocate import propose
+from edgesdk.plan.allocate import Rung, ladder
 from edgesdk.plan.damage import SensitivityTable
 from edgesdk.plan.refined import Refined, Tried
 from edgesdk.report.damage import Bar, damage_bars, share_of_bar
@@ -77,10 +77,19 @@ def table(small_cnn: Path) -> SensitivityTable:
 @pytest.fixture(scope="module")
 def refined(table: SensitivityTable) -> Refined:
     nodes = table.at("w8a8")
-    proposals = propose({item.node: item.damage for item in nodes}, SAVED)
+    damage = {item.node: item.damage for item in nodes}
+    total = sum(damage.values())
+    rungs = [
+        Rung(
+            kept=kept,
+            damage_left=1 - sum(damage[node] for node in kept) / total,
+            extra=sum(SAVED.get(node, 0.0) for node in kept),
+        )
+        for kept in ladder(damage, SAVED)
+    ]
     tried = [
-        Tried(name=f"{BASE}+keep{len(item.kept)}-{at:04x}", proposal=item)
-        for at, item in enumerate(proposals)
+        Tried(name=f"{BASE}+keep{len(item.kept)}-{at:04x}", why=f"reason {at}", rung=item)
+        for at, item in enumerate(rungs)
     ]
     assert len(tried) >= 2
     return Refined.of(BASE, nodes, SAVED, tried, unit="ms", rows=table.rows, speedup=2.5)
@@ -155,19 +164,19 @@ def test_the_page_says_which_nodes_stay_float_and_why(refined: Refined) -> None:
     for node in refined.nodes:
         tone = marks[node.node].get("class")
         assert why(node, "ms") in (marks[node.node].findtext("title") or "")
-        kept = node.node in won.proposal.kept
+        kept = node.node in won.rung.kept
         assert tone == ("mark s-chosen" if kept else "mark s-not_better")
     assert "saves nothing" in text
     for item in refined.tried:
-        assert item.proposal.why in text
-        assert f"{100 * item.proposal.damage_left:.0f} %" in text
+        assert item.why in text
+        assert f"{100 * item.rung.damage_left:.0f} %" in text
     assert lost
 
 
 def test_expected_times_stand_beside_measured_ones(refined: Refined) -> None:
     """By speedups: 10 ms / 2.5 and what the float nodes add; 10 ms / 2.0 was measured."""
     text = text_of(render_html(reported(refined)))
-    won = refined.tried[-1].proposal
+    won = refined.tried[-1].rung
     assert f"{10 / 2.5 + won.extra:.2f} ms" in text
     assert "5.00 ms" in text
     assert "10 %" in text  # of 1 - cosine: 0.01 of 0.1

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from edgesdk.plan.allocate import Proposal
+from edgesdk.plan.allocate import Rung
 from edgesdk.plan.damage import NodeSensitivity
 
 
@@ -31,10 +31,11 @@ class NodeWorth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tried:
-    """A form with some nodes kept in float, by the name of its candidate, and why it was tried."""
+    """A form with some nodes kept in float: the name of its candidate, and why it was tried."""
 
     name: str
-    proposal: Proposal
+    why: str
+    rung: Rung
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,7 @@ class Refined:
         base: name of the form's candidate.
         precision: of its quantized nodes, see `edgesdk.precision`.
         rows: samples that the damages are over.
-        unit: of `saved` and of `Proposal.extra`: `ms` a run, `MB` of the artifact, or `nodes` where
+        unit: of `saved` and of `Rung.extra`: `ms` a run, `MB` of the artifact, or `nodes` where
             the engine gives no times of nodes.
         nodes: the worst first.
         tried: in the order in which they were tried.
@@ -115,7 +116,8 @@ class Refined:
         tried = (
             Tried(
                 name=item["name"],
-                proposal=Proposal(**{**item["proposal"], "kept": tuple(item["proposal"]["kept"])}),
+                why=item["why"],
+                rung=Rung(**{**item["rung"], "kept": tuple(item["rung"]["kept"])}),
             )
             for item in data["tried"]
         )

@@ -58,7 +58,7 @@ def _summary(found: Refined) -> str:
 
 
 def _bar(report: DeployReport, found: Refined, node: NodeWorth) -> Bar:
-    kept = [item for item in found.tried if node.node in item.proposal.kept]
+    kept = [item for item in found.tried if node.node in item.rung.kept]
     is_chosen = any(item.name == report.chosen for item in kept)
     said = [why(node, found.unit), *(f"float in {item.name}" for item in kept)]
     return Bar(
@@ -127,18 +127,18 @@ def _whole(report: DeployReport, found: Refined) -> Sequence[object]:
 
 
 def _mixed(report: DeployReport, found: Refined, item: Tried) -> Sequence[object]:
-    row, kept = report.row(item.name), item.proposal.kept
+    row, kept = report.row(item.name), item.rung.kept
     name = el(
         "div",
         el("code", item.name),
-        el("div", item.proposal.why, class_="why"),
+        el("div", item.why, class_="why"),
         _listed(found, kept),
     )
     return (
         name,
         _result(row),
         str(len(kept)),
-        _percent(item.proposal.damage_left),
+        _percent(item.rung.damage_left),
         _left(report.row(found.base), row),
         _expected(report, found, item),
         _measured(report, found, row, None),
@@ -181,8 +181,8 @@ def _expected(report: DeployReport, found: Refined, item: Tried) -> str:
         return words.ABSENT
     base = _size_or_time(report, found, report.row(found.base), found.speedup)
     if base is None:
-        return f"{item.proposal.extra:+.3g} {found.unit}"
-    return f"{words.milliseconds(base + item.proposal.extra)} {found.unit}"
+        return f"{item.rung.extra:+.3g} {found.unit}"
+    return f"{words.milliseconds(base + item.rung.extra)} {found.unit}"
 
 
 def _measured(report: DeployReport, found: Refined, row: Row | None, speedup: float | None) -> str:
