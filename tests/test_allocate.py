@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesdk.backend import NodePlacement, NodeTime
+from edgesdk.onnxfile.nodes import NodeFacts
 from edgesdk.plan.allocate import Rung, climb, ladder, order_by_worth
-from edgesdk.plan.gain import gains_ms, trace_times
+from edgesdk.plan.gain import TracedTimes, gains_ms, trace_times, with_neighbours
 
 EIGHTHS = st.integers(-8, 40).map(lambda number: number / 8)
 """Sums of these are exact."""
@@ -104,14 +105,59 @@ def test_times_are_traced_by_origin_by_name_and_by_tensor() -> None:
     assert (found.overhead_ms, found.other_ms) == (0.5, 0.25)
 
 
+def _traced(**times: tuple[str, float]) -> TracedTimes:
+    nodes = {name: [f"{name}.out"] for name in times}
+    found = [NodeTime(node=name, op=op, ms=ms) for name, (op, ms) in times.items()]
+    return trace_times(nodes, [], found)
+
+
 def test_quantizers_are_paid_for_by_what_they_surround() -> None:
-    nodes = {"a": ["a.out"], "b": ["b.out"], "c": ["c.out"]}
-    float_times = [NodeTime(node=name, op="Conv", ms=ms) for name, ms in (("a", 3.0), ("b", 1.0))]
-    int8_times = [
-        NodeTime(node="a", op="Conv", ms=1.0),
-        NodeTime(node="b", op="Conv", ms=1.0),
-        NodeTime(node="q", op="QuantizeLinear", ms=0.4),
+    before = _traced(a=("Conv", 3.0), b=("Conv", 1.0))
+    after = trace_times(
+        {"a": ["a.out"], "b": ["b.out"]},
+        [],
+        [
+            NodeTime(node="a", op="Conv", ms=1.0),
+            NodeTime(node="b", op="Conv", ms=0.5),
+            NodeTime(node="q", op="QuantizeLinear", ms=0.4),
+        ],
+    )
+    saved = gains_ms(before, after, ["a", "b", "fused"])
+    assert saved == pytest.approx({"a": 1.7, "b": 0.4, "fused": 0.004})
+
+
+def test_a_node_is_slower_with_its_kind_or_for_a_hundredth_of_the_run() -> None:
+    before = _traced(
+        a=("Conv", 5.0), b=("Conv", 1.0), c=("Conv", 1.0), d=("FC", 2.0), e=("FC", 1.0)
+    )
+    after = _traced(
+        a=("Conv", 1.0), b=("Conv", 1.05), c=("Conv", 2.0), d=("FC", 3.0), e=("FC", 0.9)
+    )
+    saved = gains_ms(before, after, ["a", "b", "c", "d", "e"])
+    assert saved == pytest.approx({"a": 4.0, "b": 0.01, "c": -1.0, "d": -1.0, "e": 0.1})
+
+
+def _node(name: str, op: str, takes: str, makes: str) -> NodeFacts:
+    return NodeFacts(
+        name=name,
+        op=op,
+        domain="",
+        macs=None,
+        activation_bytes=None,
+        weight_bytes=0,
+        depth=0,
+        inputs=(takes, "stored"),
+        outputs=(makes,),
+    )
+
+
+def test_what_lies_between_slower_products_gains_nothing() -> None:
+    nodes = [
+        _node("one", "MatMul", "x", "a"),
+        _node("between", "Reshape", "a", "b"),
+        _node("two", "MatMul", "b", "c"),
+        _node("mixed", "Add", "c", "d"),
+        _node("three", "Conv", "d", "y"),
     ]
-    before, after = (trace_times(nodes, [], times) for times in (float_times, int8_times))
-    saved = gains_ms(before, after, list(nodes))
-    assert saved == pytest.approx({"a": 1.7, "b": -0.1, "c": 0.8})
+    gain = {"one": -1.0, "between": 0.1, "two": -0.5, "mixed": 0.1, "three": 2.0}
+    assert with_neighbours(gain, nodes) == {**gain, "between": 0.0}
