@@ -18,6 +18,8 @@
         "-transformer"                      NNCF's placement for attention blocks
         "-symmetric"                        int8 (s8s8) activations (else uint8)
         "-reduce"                           7-bit weights, for CPUs whose u8s8 product saturates
+        "-smooth"                           uneven channels of activations evened out beforehand, by
+                                            scales that the weights take over
         "-bf16" | "-fp16"                   what stays float is executed in this type
 
 `fp32` is the cleaned original; `bf16` and `fp16` execute in that type; `-w16` stores float weights
@@ -49,6 +51,7 @@ _OPTIONS = (
     ("transformer",),
     ("symmetric",),
     ("reduce",),
+    ("smooth",),
     ("bf16", "fp16"),
 )
 _HEAD = re.compile(r"w(?P<bits>[48])(?:b(?P<block>[1-9]\d*))?(?:a(?P<act>8|16))?")
@@ -74,6 +77,7 @@ class Recipe:
         transformer: NNCF's transformer model type.
         symmetric: signed activations with zero point 0.
         reduce_range: weights use 7 of their 8 bits.
+        smooth: scales migrate from activations to weights first.
         execution: the type in which float operations run.
     """
 
@@ -89,6 +93,7 @@ class Recipe:
     transformer: bool = False
     symmetric: bool = False
     reduce_range: bool = False
+    smooth: bool = False
     execution: Execution = "fp32"
 
     def __post_init__(self) -> None:
@@ -119,7 +124,16 @@ class Recipe:
             return f"range and placement options need mode 'static', not {self.mode!r}"
         if self.mode == "only" and self.reduce_range:
             return "7-bit weights are for integer products, which mode 'only' does not make"
-        return self._block_problem() or self._nncf_problem()
+        return self._smooth_problem() or self._block_problem() or self._nncf_problem()
+
+    def _smooth_problem(self) -> str | None:
+        if not self.smooth:
+            return None
+        if self.mode == "only":
+            return "'smooth' evens out quantized activations, and mode 'only' has none"
+        if self.quantizer == "nncf":
+            return "NNCF smooths by itself, with 'transformer'"
+        return "'smooth' needs a weight scale per channel" if self.granularity == "tensor" else None
 
     def _block_problem(self) -> str | None:
         if self.block is None:
@@ -168,6 +182,7 @@ class Recipe:
             "transformer" if self.transformer else "",
             "symmetric" if self.symmetric else "",
             "reduce" if self.reduce_range else "",
+            "smooth" if self.smooth else "",
             self.execution if self.execution != "fp32" else "",
         )
         return "-".join((head, self.mode, *(option for option in options if option)))
@@ -204,13 +219,14 @@ class Recipe:
             transformer="transformer" in found,
             symmetric="symmetric" in found,
             reduce_range="reduce" in found,
+            smooth="smooth" in found,
             execution=next((e for e in ("bf16", "fp16") if e in found), "fp32"),
         )
 
     @property
     def needs_calibration(self) -> bool:
         """True when real samples are needed to apply it."""
-        return self.mode == "static"
+        return self.mode == "static" or self.smooth
 
     @property
     def needs_ranges(self) -> bool:

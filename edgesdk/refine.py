@@ -41,6 +41,7 @@ from edgesdk.trial import (
     look_inside,
     measure_failed,
     sensitivity_of,
+    smoothed,
     try_candidate,
 )
 
@@ -175,7 +176,8 @@ def _refine_one(
     name = base.trial.outcome.name
     bench.listen(Event(stage="refine", subject=name, state="begin"))
     try:
-        table = sensitivity_of(bench, base.built.choice, prepared)
+        start = smoothed(bench, base.built.choice.recipe, prepared)
+        table = sensitivity_of(bench, base.built.choice, start)
     except EdgeSdkError as exc:
         bench.listen(Event(stage="refine", subject=name, state="failed", message=str(exc)))
         return None
@@ -199,13 +201,13 @@ def _refine_one(
         quality = trial_of(rung).outcome.quality
         return quality is not None and quality.verdict == Verdict.PASS
 
-    rungs = _rungs(bench, base, table, prepared)
+    rungs = _rungs(bench, base, table, start)
     if rungs and base.unit == "ms" and rungs[0].extra < -base.ms * _WORTHWHILE:
         measured = trial_of(rungs[0]).outcome.measurement
         if measured is None or measured.speedup.value <= base.speedup:
             # The engine's times of nodes promised what borders took away again.
             base = replace(base, gain=without_losses(base.gain))
-            rungs = _rungs(bench, base, table, prepared)
+            rungs = _rungs(bench, base, table, start)
     if base.failed:
         climb(rungs, passes, pays, most=_MOST_TRIED)
     else:

@@ -7,6 +7,7 @@ that relative to it, so that a finished step can be moved.
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,25 @@ def prepare(request: Request) -> Response:
         fold=request["how"] == "cleaned",
     )
     return {"path": _relative(prepared.path), "notes": list(prepared.notes)}
+
+
+def smooth(request: Request) -> Response:
+    """`model`, `recipe`, `calibration` -> `path` of the model with its scales migrated, `notes`."""
+    from edgesdk.compress.smoothing import smooth as migrate_scales
+
+    target = _made("files") / "model.onnx"
+    with tempfile.TemporaryDirectory(dir=".") as scratch:
+        try:
+            done = migrate_scales(
+                Path(request["model"]),
+                Recipe.parse(request["recipe"]),
+                target,
+                SampleSet.from_json(request["calibration"]),
+                Path(scratch),
+            )
+        except RecipeError as exc:
+            raise StepFailed(str(exc)) from exc
+    return {"path": _relative(target), "notes": [done.note]}
 
 
 def ranges(request: Request) -> Response:

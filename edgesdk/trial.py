@@ -26,6 +26,7 @@ from edgesdk.plan.candidate import ORIGINAL, Candidate, Choice, Plan
 from edgesdk.plan.damage import SensitivityTable
 from edgesdk.precision import Precision
 from edgesdk.quality import Quality, Verdict
+from edgesdk.recipe import Recipe
 from edgesdk.samples import INPUT_PREFIX
 from edgesdk.workshop import Finished
 
@@ -124,13 +125,16 @@ def try_candidate(
     stage, ran = "compress", False
     try:
         bench.listen(Event(stage=stage, subject=name, state="begin"))
-        compressed = compress_choice(bench, choice, prepared, way)
+        start = smoothed(bench, choice.recipe, prepared, way)
+        compressed = compress_choice(bench, choice, start, way)
         stage, ran = "convert", not compressed.cached
         bench.listen(Event(stage=stage, subject=name, state="begin"))
         converted = _convert(bench, choice, compressed.path, compressed.key, way[1:])
         stage, ran = "check", ran or not converted.cached
         bench.listen(Event(stage=stage, subject=name, state="begin"))
-        built = Built(choice=choice, converted=converted, notes=tuple(compressed.response["notes"]))
+        built = Built(
+            choice=choice, converted=converted, notes=(*start.notes, *compressed.response["notes"])
+        )
         checked = check(bench, built, original, like=way[2:])
         quality, built = checked.quality, checked.built
         outcome = replace(outcome, quality=quality)
@@ -176,6 +180,42 @@ def check_fully(bench: Bench, trial: Trial, original: Original) -> Trial:
     bench.listen(_ended(name, told, failed=verdict == Verdict.FAIL, cached=checked.cached))
     outcome = replace(trial.outcome, quality=checked.quality)
     return replace(trial, outcome=outcome, built=checked.built)
+
+
+def smoothed(
+    bench: Bench, recipe: Recipe, prepared: Prepared, way: Sequence[Work] = ()
+) -> Prepared:
+    """The graph that a recipe starts from: with its scales migrated if it has `-smooth`.
+
+    Args:
+        bench: what the trials share.
+        recipe: of which quantizing and ranges matter; what differs otherwise shares the result.
+        prepared: where all recipes start; returned without its notes when there is nothing to do.
+        way: what follows.
+
+    Raises:
+        StepFailed: no scale is worth it in this model, or it cannot be run.
+    """
+    if not recipe.smooth:
+        return replace(prepared, notes=())
+    rows = bench.samples.calibration
+    done = bench.workshop.step(
+        "smooth",
+        {
+            "model": str(prepared.path),
+            "recipe": recipe.stored.name,
+            "calibration": rows.to_json(),
+        },
+        {
+            "model": prepared.key,
+            "mode": recipe.mode,
+            "weighted": recipe.weighted_only,
+            "rows": bench.samples.fingerprint,
+            "tools": tool_versions(),
+        },
+        then=way,
+    )
+    return Prepared(path=done.path, key=done.key, notes=tuple(done.response["notes"]))
 
 
 def measure_again(bench: Bench, trial: Trial, original: Original) -> Trial:
@@ -321,21 +361,28 @@ def _way(choice: Choice) -> tuple[Work, ...]:
 
 
 def compress_choice(
-    bench: Bench, choice: Choice, prepared: Prepared, way: Sequence[Work] = ()
+    bench: Bench, choice: Choice, start: Prepared, way: Sequence[Work] = ()
 ) -> Finished:
-    """The step that applies a recipe; a static one that keeps nodes starts from the whole form."""
-    recipe = choice.recipe
+    """The step that applies a recipe; a static one that keeps nodes starts from the whole form.
+
+    Args:
+        bench: what the trials share.
+        choice: with `-smooth`, of which the rest is done here.
+        start: what `smoothed` gave.
+        way: what follows.
+    """
+    recipe = replace(choice.recipe.stored, smooth=False)
     way = way or _way(choice)
     rows = bench.samples.calibration if recipe.needs_calibration else None
-    ranges = _ranges(bench, prepared) if recipe.needs_ranges else None
+    ranges = _ranges(bench, start) if recipe.needs_ranges else None
     whole = None
     if choice.kept and recipe.mode == "static":
-        whole = compress_choice(bench, replace(choice, kept=()), prepared, way)
+        whole = compress_choice(bench, replace(choice, kept=()), start, way)
     return bench.workshop.step(
         "compress",
         {
-            "model": str(prepared.path),
-            "recipe": recipe.stored.name,
+            "model": str(start.path),
+            "recipe": recipe.name,
             "kept": list(choice.kept),
             "calibration": rows.to_json() if rows is not None else None,
             "ranges": str(ranges.path) if ranges is not None else None,
@@ -343,8 +390,8 @@ def compress_choice(
             "memory_bytes": bench.workshop.limits.memory_bytes,
         },
         {
-            "model": prepared.key,
-            "recipe": recipe.stored.name,
+            "model": start.key,
+            "recipe": recipe.name,
             "kept": list(choice.kept),
             "rows": bench.samples.fingerprint if rows is not None else None,
             **({"ranges": ranges.key} if ranges is not None else {}),

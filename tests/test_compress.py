@@ -190,6 +190,8 @@ def test_a_recipe_gives_a_model_that_runs_and_stays_close(
         result = compress(prepared[kind], recipe, tmp_path, calibration=_rows(kind, 16))
     except RecipeError as refusal:
         assert "would change nothing" in str(refusal)  # noqa: PT017
+        if recipe.smooth:
+            return
         assert kind == "cnn"
         assert recipe.block or recipe.mode == "dynamic" or name == "w8-only-nncf"
         return

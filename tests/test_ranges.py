@@ -112,7 +112,7 @@ def test_the_file_does_not_depend_on_how_much_comes_out_at_once(
     rows = Rows("attention", 5)
     observe(models["attention"], rows, tmp_path / "one")
     once = rows.read.total()
-    monkeypatch.setattr(module, "_GROUP_BYTES", 2000)
+    monkeypatch.setattr(module, "GROUP_BYTES", 2000)
     observe(models["attention"], rows, tmp_path / "many", saved_every=2)
     assert rows.read.total() > 3 * once
     assert (tmp_path / "one").read_bytes() == (tmp_path / "many").read_bytes()
@@ -157,7 +157,7 @@ class Slow(Rows):
         time.sleep(0.01)
         return super().__getitem__(row)
 
-ranges._GROUP_BYTES = 20_000
+ranges.GROUP_BYTES = 20_000
 model, out = Path(sys.argv[2]), Path(sys.argv[3])
 ranges.observe(model, Slow("attention", 120), out / "ranges", checkpoint=out / "saved", saved_every=8)
 """
@@ -168,7 +168,7 @@ def test_a_killed_observation_goes_on_and_ends_with_the_same_bytes(
     saves: int, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, saved = models["attention"], tmp_path / "saved"
-    monkeypatch.setattr(module, "_GROUP_BYTES", 20_000)
+    monkeypatch.setattr(module, "GROUP_BYTES", 20_000)
     here = str(Path(__file__).parent)
     with subprocess.Popen(
         [sys.executable, "-c", KILLED, here, str(model), str(tmp_path)],

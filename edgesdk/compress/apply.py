@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from edgesdk.compress.floats import to_float16
 from edgesdk.compress.nncf_weights import compress_weights
 from edgesdk.compress.ranges import Observed, observe, read_ranges
 from edgesdk.compress.restoring import restore
+from edgesdk.compress.smoothing import smooth
 from edgesdk.compress.static_nncf import quantize_nncf
 from edgesdk.compress.static_ort import quantize_static
 from edgesdk.compress.stored import store_half, store_int8
@@ -70,13 +71,14 @@ def compress(
     Args:
         model: what `prepare` wrote.
         recipe: `bf16`, and the execution type of a quantized recipe, leave the graph alone: they
-            tell the engine how to run it.
+            tell the engine how to run it. With `-smooth`, `smoothing.smooth` comes first; who has
+            done that gives the smoothed model and the recipe without it.
         out: where `model.onnx` goes; need not exist.
         calibration: real samples, for recipes that need them.
         kept: names of nodes that stay float; a static recipe quantizes them, too, and restores
             them afterwards.
         ranges: what `ranges.observe` wrote for this model and these samples; without it, recipes
-            that need ranges observe them now.
+            that need ranges observe them now, as do those with `-smooth` in any case.
         memory_bytes: what this process may use; None for no limit.
 
     Raises:
@@ -99,15 +101,11 @@ def compress(
         shutil.copyfile(model, target)
         _forget_shapes(target)
         return _described(target, total, before)
-    if kept and recipe.mode == "static":
-        with tempfile.TemporaryDirectory(dir=out, prefix=".whole.") as folder:
-            notes: tuple[str, ...] = ()
-            if whole is None:
-                whole = Path(folder) / "model.onnx"
-                notes = _apply(model, recipe, whole, calibration, frozenset(), ranges)
-            restore(model, whole, kept, target)
+    if recipe.smooth:
+        assert calibration is not None
+        notes = _smoothed(model, recipe, target, calibration, kept)
     else:
-        notes = _apply(model, recipe, target, calibration, kept, ranges)
+        notes = _applied(model, recipe, target, calibration, kept, ranges, whole)
     _forget_shapes(target)
     result = _described(target, total, count_weighted(onnx_io.read_structure(target))[1], notes)
     _check_effect(model, recipe, result, before)
@@ -130,6 +128,40 @@ def _forget_shapes(model: Path) -> None:
 
 def _unchanged(recipe: Recipe) -> bool:
     return recipe.mode == "float" and recipe.weight_bits == 32 and recipe.execution != "fp16"
+
+
+def _smoothed(
+    model: Path, recipe: Recipe, target: Path, calibration: SampleSet, kept: frozenset[str]
+) -> tuple[str, ...]:
+    """The rest of the recipe on the model with its scales migrated, whose ranges are others."""
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".smooth.") as folder:
+        even = Path(folder) / "model.onnx"
+        scratch = Path(folder) / "scratch"
+        scratch.mkdir()
+        done = smooth(model, recipe, even, calibration, scratch)
+        rest = replace(recipe, smooth=False)
+        return (done.note, *_applied(even, rest, target, calibration, kept, None, None))
+
+
+def _applied(
+    model: Path,
+    recipe: Recipe,
+    target: Path,
+    calibration: SampleSet | None,
+    kept: frozenset[str],
+    ranges: Path | None,
+    whole: Path | None,
+) -> tuple[str, ...]:
+    """The recipe on this model; a static one is applied to all nodes before some are restored."""
+    if not kept or recipe.mode != "static":
+        return _apply(model, recipe, target, calibration, kept, ranges)
+    notes: tuple[str, ...] = ()
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".whole.") as folder:
+        if whole is None:
+            whole = Path(folder) / "model.onnx"
+            notes = _apply(model, recipe, whole, calibration, frozenset(), ranges)
+        restore(model, whole, kept, target)
+    return notes
 
 
 def _apply(

@@ -76,7 +76,7 @@ class Exposed:
         kept = []
         for node in reversed(self._proto.graph.node):
             if wanted.intersection(node.output):
-                wanted.update(_read_by(node))
+                wanted.update(read_by(node))
                 kept.append(node)
         return self._write("group.onnx", kept[::-1], names)
 
@@ -87,7 +87,7 @@ class Exposed:
 
         if outputs is None:
             outputs = [_SHAPE_OF + name for name in self.tensors.made]
-        used = {name for node in nodes for name in _read_by(node)} | set(outputs)
+        used = {name for node in nodes for name in read_by(node)} | set(outputs)
         part = onnx.ModelProto()
         part.CopyFrom(self._proto)
         graph = part.graph
@@ -142,13 +142,13 @@ def grouped(sizes: Mapping[str, int], most: int) -> Iterator[tuple[str, ...]]:
         yield tuple(group)
 
 
-def _read_by(node: onnx.NodeProto) -> set[str]:
+def read_by(node: onnx.NodeProto) -> set[str]:
     """Names that a node takes, those that its branches take from around them included."""
     names = set(node.input)
     for subgraph in onnx_io.subgraphs(node):
         names.update(value.name for value in subgraph.output)
         for inner in subgraph.node:
-            names |= _read_by(inner)
+            names |= read_by(inner)
     return names
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     Histograms = Mapping[str, Histogram]
 
 _FORMAT = 1
-_GROUP_BYTES = 16 << 20
+GROUP_BYTES = 16 << 20
 """What comes out of one run beside what the run itself needs."""
 _SAVED_EVERY = 64
 _COMPARED = 64
@@ -184,7 +184,11 @@ def run(session: Any, feed: Mapping[str, Array]) -> list[Array]:
 
 
 def _groups(exposed: Exposed, samples: SampleSet, rows: Sequence[int]) -> list[tuple[str, ...]]:
-    """Tensors that come out together, as large as the largest row makes them."""
+    return list(grouped(sizes_of(exposed, samples, rows), GROUP_BYTES))
+
+
+def sizes_of(exposed: Exposed, samples: SampleSet, rows: Sequence[int]) -> dict[str, int]:
+    """Bytes of tensors by name, as large as the largest of the rows makes them; 0 for what is fed."""
     some = [rows[place] for place in evenly(len(rows), _COMPARED)]
     largest = max(some, key=lambda row: sum(a.nbytes for a in samples[row].inputs.values()))
     tensors = exposed.tensors
@@ -193,7 +197,7 @@ def _groups(exposed: Exposed, samples: SampleSet, rows: Sequence[int]) -> list[t
     sizes = dict.fromkeys(tensors.inputs, 0)
     for (name, width), shape in zip(tensors.made.items(), shapes, strict=True):
         sizes[name] = width * math.prod(shape.tolist())
-    return list(grouped(sizes, _GROUP_BYTES))
+    return sizes
 
 
 def _save(checkpoint: Path | None, progress: _Progress, identity: str) -> None:
