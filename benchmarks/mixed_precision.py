@@ -37,7 +37,7 @@ class Found:
     Attributes:
         whole: chosen among whole-model recipes.
         mixed: chosen with refining; the same where that finds nothing better.
-        tried: every form that refining tried, with its expectation and what came out.
+        tried: every form, with its expectation and what came out.
         direct: time of `whole` / time of `mixed`, measured beside each other.
         more_seconds: what refining took.
     """
@@ -78,7 +78,7 @@ def compare(subject: Subject) -> Found:
         model=subject.name,
         whole=_form(whole),
         mixed=_form(mixed),
-        tried=tuple(_tried(item) for item in mixed.outcomes if _is_mixed(item)),
+        tried=tuple(_tried(item) for item in mixed.outcomes),
         direct=direct.speedup,
         direct_stable=direct.stable,
         more_seconds=more_seconds,
@@ -93,10 +93,6 @@ def _form(done: Deployment) -> Form:
         loss=quality_loss(chosen),
         cosine=worst_cosine(chosen.quality),
     )
-
-
-def _is_mixed(outcome: Outcome) -> bool:
-    return any(choice.kept for _, choice in outcome.candidate.choices)
 
 
 def _tried(outcome: Outcome) -> dict[str, Any]:
