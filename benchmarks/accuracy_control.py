@@ -10,9 +10,10 @@ marks: at most 1/5 of NNCF's wall time, at most 1/10 of its full validations, la
 kept.
 
 A full validation is a pass of all evaluation rows through a model, whatever it is for; that of the
-float model counts on both sides. NNCF ranks quantizers by such passes where there are no more rows than
-its default of 300 for them, by passes over 300 rows where there are. What is left of the mark
-when none of those count is written beside it.
+float model counts on both sides, and a check of ours that stopped early by its share of the rows.
+NNCF ranks quantizers by such passes where there are no more rows than its default of 300 for them,
+by passes over 300 rows where there are. What is left of the mark when none of those count is written
+beside it.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class Side:
 
     name: str
     seconds: float
-    full_validations: int
+    full_validations: float
     validated_rows: int
     metric: float | None
     value: float | None
@@ -155,7 +156,7 @@ def _compare(name: str, options: argparse.Namespace) -> Comparison:
 def _verdict(found: Comparison) -> tuple[str, bool]:
     said = (
         f"{found.ours.name}: {found.ours.seconds:.0f} s against {found.nncf.seconds:.0f} s "
-        f"({found.time_share:.2f}), {found.ours.full_validations} full validations against "
+        f"({found.time_share:.2f}), {found.ours.full_validations:.1f} full validations against "
         f"{found.nncf.full_validations} ({found.validation_share:.2f}; without ranking "
         f"{found.share_without_ranking:.2f}), NNCF's latency / ours {found.direct}, "
         f"{found.floor}: {found.ours.value} against {found.nncf.value}"
@@ -286,7 +287,7 @@ def _ours(
     side = Side(
         name=str(done.decision.chosen),
         seconds=seconds,
-        full_validations=sum(rows == total for rows in validations),
+        full_validations=sum(validations) / total,
         validated_rows=sum(validations),
         **_figures(quality),
         details={"steps": dict(Counter(name for name, _ in steps)), "tried": _tried(done)},

@@ -12,6 +12,8 @@ from edgesdk.plan.candidate import Candidate
 from edgesdk.quality import Quality, Verdict
 
 SAME_SPEED = 0.03
+_COMPARABLE, _MOST_RIVALS = 0.25, 2
+"""Ratios to the float original differed by a fifth between two measurements of one text encoder."""
 """Speedups this close, with overlapping intervals, count as equal; quality then decides."""
 
 
@@ -205,6 +207,35 @@ def finalists(
     elif budget.objective != "quality":
         rivals = []
     return (winner.name, *(outcome.name for outcome in rivals))
+
+
+def rivals(
+    baseline: Outcome,
+    outcomes: Sequence[Outcome],
+    budget: Budget,
+    *,
+    accept_undecided: bool = False,
+) -> tuple[str, ...]:
+    """The winner, and at most two that are closer to the original and not surely slower, fastest first.
+
+    Speeds over the original were measured minutes apart, in other processes; these have to be
+    measured beside the winner before it wins over them. None where speed is not asked for.
+    """
+    decision = decide(baseline, outcomes, budget, accept_undecided=accept_undecided)
+    winner = next((outcome for outcome in outcomes if outcome.name == decision.chosen), None)
+    if winner is None or budget.objective != "latency":
+        return ()
+    good = {item.name for item in decision.judged if item.status == Status.PASSED}
+    near = [
+        outcome
+        for outcome in outcomes
+        if outcome.name in good
+        and _speed(outcome) >= _speed(winner) * (1.0 - _COMPARABLE)
+        and not _same_speed(outcome, winner)
+        and round(quality_loss(outcome), 4) < round(quality_loss(winner), 4)
+    ]
+    near.sort(key=lambda outcome: -_speed(outcome))
+    return (winner.name, *(outcome.name for outcome in near[:_MOST_RIVALS]))
 
 
 def limit_value(limit: Limit, measurement: Measurement) -> float:

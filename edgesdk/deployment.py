@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesdk.bench import Bench, Original, Trial
+from edgesdk.blame import blame_conversions
 from edgesdk.bundle.write import write_bundle
 from edgesdk.cache import Cache
 from edgesdk.clock import OUT_OF_TIME, Clock, spell
@@ -313,6 +314,7 @@ def _try_all(
         candidate=plan.baseline,
         measurement=before or measure_original(bench, original),
     )
+    notes += blame_conversions(bench, trials, start)
     refined: tuple[Refined, ...] = ()
     if request.refine:
         mixed, refined = refine(

@@ -19,7 +19,7 @@ from edgesdk.events import Event
 from edgesdk.evidence import Evidence
 from edgesdk.files import read_json, write_json
 from edgesdk.measure.pair import measure_candidate
-from edgesdk.measure.result import Measurement
+from edgesdk.measure.result import Interval, Measurement
 from edgesdk.measure.settings import Inputs
 from edgesdk.model import read_model
 from edgesdk.plan.candidate import ORIGINAL, Candidate, Choice, Plan
@@ -233,6 +233,29 @@ def measure_again(bench: Bench, trial: Trial, original: Original) -> Trial:
         return replace(trial, outcome=replace(trial.outcome, error=f"measure: {exc}"))
     bench.listen(_ended(name, f"measured again, {after.speedup} x", cached=cached))
     return replace(trial, outcome=replace(trial.outcome, measurement=after))
+
+
+def measure_beside(bench: Bench, trial: Trial, winner: Trial) -> Trial:
+    """The speed of a candidate by way of the winner's, measured beside it."""
+    name, known, own = trial.outcome.name, winner.outcome.measurement, trial.outcome.measurement
+    if trial.built is None or winner.built is None or known is None or own is None:
+        return trial
+    bench.listen(Event(stage="measure", subject=name, state="begin"))
+    try:
+        _, after, cached = _measure(bench, winner.built, trial.built)
+    except EdgeSdkError as exc:
+        bench.listen(_ended(name, f"not measured beside {winner.outcome.name}: {exc}", failed=True))
+        return trial
+    ratio = after.speedup
+    told = f"{ratio} x the speed of {winner.outcome.name}, measured beside it"
+    bench.listen(_ended(name, told, cached=cached))
+    chained = Interval(
+        value=known.speedup.value * ratio.value,
+        low=known.speedup.low * ratio.low,
+        high=known.speedup.high * ratio.high,
+    )
+    measured = replace(own, speedup=chained, warnings=(*own.warnings, told))
+    return replace(trial, outcome=replace(trial.outcome, measurement=measured))
 
 
 def measure_failed(

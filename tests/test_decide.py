@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesdk.budget import Budget, Objective, parse_budget
-from edgesdk.decide import Outcome, Status, contenders, decide, finalists
+from edgesdk.decide import Outcome, Status, contenders, decide, finalists, rivals
 from edgesdk.evidence import Evidence
 from edgesdk.measure.result import Interval, Latency, Measurement
 from edgesdk.pipeline import SINGLE
@@ -150,6 +150,20 @@ def test_the_winner_and_what_only_quality_sets_apart_from_it_are_finalists(
         outcome("wrong", measured(1.0, 9.0, size=1), quality(Verdict.FAIL)),
     )
     assert finalists(BASELINE, candidates, Budget(objective=objective)) == found
+
+
+def test_rivals_are_closer_to_the_original_and_perhaps_no_slower() -> None:
+    candidates = (
+        outcome("winner", measured(2.0, 5.0), quality(cosine=0.992)),
+        outcome("closer", measured(2.4, 4.2), quality(cosine=0.998)),
+        outcome("as close", measured(2.3, 4.3), quality(cosine=0.992)),
+        outcome("as fast", measured(2.0, 4.95), quality(cosine=0.991)),
+        outcome("slower", measured(3.3, 3.0), quality(cosine=0.9999)),
+        outcome("wrong", measured(2.1, 4.8), quality(Verdict.FAIL)),
+    )
+    assert rivals(BASELINE, candidates, Budget()) == ("winner", "closer")
+    assert rivals(BASELINE, candidates, Budget(objective="size")) == ()
+    assert rivals(BASELINE, (), Budget()) == ()
 
 
 def test_the_original_needs_no_final_check() -> None:

@@ -267,8 +267,6 @@ class _Pair:
 
     def float_form(self, node: onnx.NodeProto) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:
         """What the original of this node needs and the quantizer took away, and the original itself."""
-        from onnx import NodeProto
-
         if node.name not in self._floats:  # what rounds an output of the model
             before = next(t for t, y in self._rounded_outputs.items() if y == node.output[0])
             return [], [_node("Identity", [before], list(node.output), node.name)]
@@ -278,19 +276,23 @@ class _Pair:
         if absorbed is None:
             twin.output[:] = node.output
             return needed, [twin]
-        self._there.update(twin.output)
-        behind = NodeProto()
-        behind.CopyFrom(absorbed)
+        behind = self._copied(absorbed, needed, source=twin.output[0])
         behind.output[:] = node.output
         return needed, [twin, behind]
 
-    def _copied(self, node: onnx.NodeProto, needed: list[onnx.NodeProto]) -> onnx.NodeProto:
+    def _copied(
+        self, node: onnx.NodeProto, needed: list[onnx.NodeProto], *, source: str | None = None
+    ) -> onnx.NodeProto:
+        """A node of the original on tensors of the quantized graph; its first input may be given."""
         from onnx import NodeProto
 
         copy = NodeProto()
         copy.CopyFrom(node)
-        supplied = [self._supplied(name, needed) for name in node.input]
-        copy.input[:] = supplied
+        first = 0 if source is None else 1
+        for place, name in list(enumerate(node.input))[first:]:
+            copy.input[place] = self._supplied(name, needed)
+        if source is not None:
+            copy.input[0] = source
         return copy
 
     def _supplied(self, name: str, needed: list[onnx.NodeProto]) -> str:
@@ -309,8 +311,8 @@ class _Pair:
         if name in self._unclipped:
             clipped = f"{_PREFIX}{name}"
             if clipped not in self._there:
-                again = self._copied(self._unclipped[name], needed)
-                again.input[0], again.output[0], again.name = name, clipped, clipped
+                again = self._copied(self._unclipped[name], needed, source=name)
+                again.output[0] = again.name = clipped
                 needed.append(again)
                 self._there.add(clipped)
             return clipped
