@@ -232,7 +232,7 @@ def rivals(
         if outcome.name in good
         and _speed(outcome) >= _speed(winner) * (1.0 - _COMPARABLE)
         and not _same_speed(outcome, winner)
-        and round(quality_loss(outcome), 4) < round(quality_loss(winner), 4)
+        and _distance(outcome) < _distance(winner)
     ]
     near.sort(key=lambda outcome: -_speed(outcome))
     return (winner.name, *(outcome.name for outcome in near[:_MOST_RIVALS]))
@@ -255,6 +255,13 @@ def quality_loss(outcome: Outcome) -> float:
     if quality.scores:
         return max(score.loss for score in quality.scores)
     return max((item.loss for item in quality.closeness), default=0.0)
+
+
+def _distance(outcome: Outcome) -> tuple[float, float]:
+    """The loss, then how far the outputs are from the original's: to be better than it is luck."""
+    quality = outcome.quality
+    apart = max((item.loss for item in quality.closeness), default=0.0) if quality else 0.0
+    return round(max(quality_loss(outcome), 0.0), 4), round(apart, 4)
 
 
 def _over(outcome: Outcome, budget: Budget) -> list[tuple[Limit, float]]:
@@ -337,7 +344,7 @@ def _best(eligible: Sequence[Outcome], budget: Budget) -> Outcome | None:
     if budget.objective != "latency":
         return best
     equal = [outcome for outcome in eligible if _same_speed(outcome, best)]
-    return min(equal, key=lambda o: (round(quality_loss(o), 4), -_speed(o)))
+    return min(equal, key=lambda o: (_distance(o), -_speed(o)))
 
 
 def _speed(outcome: Outcome) -> float:

@@ -14,7 +14,7 @@ from edgesdk.evidence import Evidence
 from edgesdk.measure.result import Interval, Latency, Measurement
 from edgesdk.pipeline import SINGLE
 from edgesdk.plan.candidate import ORIGINAL, Candidate, Choice
-from edgesdk.quality import Closeness, Quality, Verdict
+from edgesdk.quality import Closeness, Quality, Score, Verdict
 from edgesdk.recipe import Recipe
 
 MB = 1_000_000
@@ -182,6 +182,29 @@ def test_of_equally_fast_ones_the_closer_wins() -> None:
         (
             outcome("rough", measured(2.0, 5.05, spread=0.02), quality(cosine=0.991)),
             outcome("close", measured(2.0, 5.0, spread=0.02), quality(cosine=0.9999)),
+        )
+    )
+    assert found["close"] == Status.CHOSEN
+
+
+def test_a_metric_that_is_better_by_luck_does_not_outweigh_distance() -> None:
+    def scored(cosine: float, change: float) -> Quality:
+        score = Score(
+            metric="top1",
+            higher_is_better=True,
+            reference=0.9,
+            candidate=0.9 + change,
+            change=change,
+            low=change - 0.02,
+            high=change + 0.02,
+            rows=20,
+        )
+        return replace(quality(cosine=cosine), scores=(score,))
+
+    found = statuses(
+        (
+            outcome("lucky", measured(2.0, 5.05, spread=0.02), scored(0.98, 0.02)),
+            outcome("close", measured(2.0, 5.0, spread=0.02), scored(0.999, 0.0)),
         )
     )
     assert found["close"] == Status.CHOSEN
