@@ -54,6 +54,7 @@ backends = ["onnxruntime", "crooked"]
 [[runtimes]]
 name = "crooked"
 units = ["cpu"]
+versions = ">=1"
 """
 
 
