@@ -33,7 +33,7 @@ from edgesdk.plan.gain import (
     without_losses,
 )
 from edgesdk.plan.refined import Refined, Tried
-from edgesdk.quality import Verdict
+from edgesdk.quality import Quality, Verdict
 from edgesdk.recipe import Recipe
 from edgesdk.settle import secure
 from edgesdk.trial import (
@@ -121,7 +121,15 @@ def refine(
 
     bases = _bases(bench, trials, baseline, original, start, lead(), accept_undecided)
     told = [
-        _refine_one(bench, base, start[base.built.choice.backend], attempt, lead) for base in bases
+        _refine_one(
+            bench,
+            base,
+            start[base.built.choice.backend],
+            attempt,
+            lead,
+            accept_undecided=accept_undecided,
+        )
+        for base in bases
     ]
     return found, tuple(refined for refined in told if refined is not None)
 
@@ -143,7 +151,7 @@ def _bases(
         quality, built = trial.outcome.quality, trial.built
         if built is None or quality is None or built.choice.recipe.mode == "float":
             continue
-        failed = quality.verdict != Verdict.PASS
+        failed = not _is_good(quality, accept_undecided)
         measured = trial.outcome.measurement
         if measured is None:
             measured = measure_failed(bench, trial, original, hopeless=lead * _HOPELESSLY_SLOW)
@@ -171,6 +179,8 @@ def _refine_one(
     prepared: Prepared,
     attempt: Callable[[Candidate], Trial],
     lead: Callable[[], float],
+    *,
+    accept_undecided: bool,
 ) -> Refined | None:
     """Try what refining this form proposes; None where its nodes cannot be told apart."""
     name = base.trial.outcome.name
@@ -198,8 +208,7 @@ def _refine_one(
         return trial
 
     def passes(rung: Rung) -> bool:
-        quality = trial_of(rung).outcome.quality
-        return quality is not None and quality.verdict == Verdict.PASS
+        return _is_good(trial_of(rung).outcome.quality, accept_undecided)
 
     rungs = _rungs(bench, base, table, start)
     if rungs and base.unit == "ms" and rungs[0].extra < -base.ms * _WORTHWHILE:
@@ -224,6 +233,14 @@ def _refine_one(
         unit=base.unit,
         rows=table.rows,
         speedup=base.speedup,
+    )
+
+
+def _is_good(quality: Quality | None, accept_undecided: bool) -> bool:
+    if quality is None:
+        return False
+    return quality.verdict == Verdict.PASS or (
+        accept_undecided and quality.verdict == Verdict.UNDECIDED
     )
 
 
