@@ -16,6 +16,7 @@ from edgesdk.bundle.write import write_bundle
 from edgesdk.cache import Cache
 from edgesdk.clock import OUT_OF_TIME, Clock, spell
 from edgesdk.contents import bundle_contents
+from edgesdk.damages import sensitivity
 from edgesdk.decide import Decision, Outcome, decide, sure_speed
 from edgesdk.device.local import LocalDevice
 from edgesdk.errors import (
@@ -50,7 +51,6 @@ from edgesdk.trial import (
     measure_original,
     open_original,
     prepare_model,
-    sensitivity,
     try_candidate,
 )
 from edgesdk.workshop import Limits, Workshop, memory_limit
@@ -317,10 +317,9 @@ def _try_all(
     notes += blame_conversions(bench, trials, start)
     refined: tuple[Refined, ...] = ()
     if request.refine:
-        mixed, refined = refine(
+        trials, refined = refine(
             bench, trials, outcome, original, start, accept_undecided=request.accept_undecided
         )
-        trials += mixed
     trials = settle(bench, trials, outcome, original, accept_undecided=request.accept_undecided)
     return trials, outcome, refined, (*notes, *_left_out(bench, trials))
 

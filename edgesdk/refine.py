@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 from edgesdk.backend import NodePlacement, NodeTime
 from edgesdk.bench import Bench, Built, Original, Prepared, Trial
+from edgesdk.damages import damage_of_sets, sensitivity_of
 from edgesdk.decide import SAME_SPEED, Outcome, decide, sure_speed
 from edgesdk.errors import EdgeSdkError
 from edgesdk.events import Event
@@ -37,10 +38,8 @@ from edgesdk.quality import Quality, Verdict
 from edgesdk.recipe import Recipe
 from edgesdk.settle import secure
 from edgesdk.trial import (
-    damage_of_sets,
     look_inside,
     measure_failed,
-    sensitivity_of,
     smoothed,
     try_candidate,
 )
@@ -93,7 +92,7 @@ def refine(
     *,
     accept_undecided: bool,
 ) -> tuple[list[Trial], tuple[Refined, ...]]:
-    """Candidates with some nodes kept in float, tried, and what each form was refined by.
+    """All trials, those with some nodes kept in float last, and what each form was refined by.
 
     Args:
         bench: what all trials share.
@@ -103,21 +102,21 @@ def refine(
         start: the graph that each backend's recipes started from.
         accept_undecided: as in the decision.
     """
-    found: list[Trial] = []
+    known = list(trials)
 
     def lead() -> float:
-        outcomes = [trial.outcome for trial in (*trials, *found)]
+        outcomes = [trial.outcome for trial in known]
         best = sure_speed(baseline, outcomes, bench.budget, accept_undecided=accept_undecided)
         return max(bench.settings.hopeless, best)
 
     def attempt(candidate: Candidate) -> Trial:
-        nonlocal found
+        nonlocal known
         prepared = start[candidate.single.backend]
         trial, _ = try_candidate(bench, candidate, original, prepared, hopeless=lead())
-        known = [*trials, *found, trial]
-        secured = secure(bench, known, baseline, original, accept_undecided=accept_undecided)
-        found = secured[len(trials) :]
-        return found[-1]
+        known = secure(
+            bench, [*known, trial], baseline, original, accept_undecided=accept_undecided
+        )
+        return known[-1]
 
     bases = _bases(bench, trials, baseline, original, start, lead(), accept_undecided)
     told = [
@@ -131,7 +130,7 @@ def refine(
         )
         for base in bases
     ]
-    return found, tuple(refined for refined in told if refined is not None)
+    return known, tuple(refined for refined in told if refined is not None)
 
 
 def _bases(

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgesdk.closeness import decibels
 from edgesdk.compress.restoring import Board, build_board
 from edgesdk.diagnose.sensitivity import ROWS, simulate_mixtures
@@ -123,13 +125,11 @@ def _simulated(
         if off > _SOUND:
             raise StepFailed(
                 "nodes of the quantized model cannot be turned back into float: with all of them "
-                f"restored it is {decibels_of(off):.0f} dB from the original"
+                f"restored it is {_decibels(off):.0f} dB from the original"
             )
         return simulate_mixtures(simulator, samples, chosen, mixtures), simulator.outputs
 
 
-def decibels_of(noise: float) -> float:
+def _decibels(noise: float) -> float:
     """Signal over noise in decibels, for a ratio of noise to signal."""
-    import numpy as np
-
     return float(decibels(np.array([1.0]), np.array([noise]))[0])

@@ -1,9 +1,9 @@
 """Which nodes of a quantized form to keep in float: the least cost for the most quality; pure.
 
-Damages of single nodes nearly add up (noise powers of independent errors do), and so do their times
-and bytes. The best sets then follow from one order, by damage a millisecond (or byte), that of the
-knapsack problem's linear relaxation (Dantzig, Discrete-Variable Extremum Problems, 1957): sets cut
-from it are nested, each is optimal for its own cost, and a handful of them can be tried for real.
+Damages of single nodes add up where their errors are independent, and so do their times and bytes.
+The best sets then follow from one order, by damage a millisecond (or byte), that of the knapsack
+problem's linear relaxation (Dantzig, Discrete-Variable Extremum Problems, 1957): sets cut from it are
+nested, each is optimal for its own cost, and a handful of them can be tried for real.
 """
 
 from __future__ import annotations
