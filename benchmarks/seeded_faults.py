@@ -4,9 +4,10 @@
 
 Hostile: the input channels of one node (or two) are scaled apart, a few 200 times down, and its weight
 the other way, so that the float function stays what it is. The whole model is quantized with the
-recipe `w8a8-static-weighted`. Simulated sensitivity
-ranks the nodes; `find_culprits` keeps nodes in float, quantizing really each time, until the loss is
-at most twice that of the unspoilt model's int8. The share regained is of the loss that the fault added.
+recipe `w8a8-static-weighted`. Then as in a deploy: the damage of each node is seen in what was written,
+and `find_culprits` puts nodes back into float in that order, running the real result each time, until
+the loss is at most twice that of the unspoilt model's int8. The share regained is of the loss that the
+fault added.
 
 Conversion: an adapter that converts one node wrongly, y + |y| / 10, on onnxruntime and OpenVINO in
 turns; `bisect_conversion` names the node.
@@ -35,15 +36,14 @@ from typing import Any
 import numpy as np
 import onnx
 
-from benchmarks.planted_faults import break_in, has_channels, make_hostile
+from benchmarks.planted_faults import break_in, make_hostile
 from edgesdk.backend import OpenOptions, require_backend
 from edgesdk.compress.apply import compress
 from edgesdk.compress.prepare import prepare
 from edgesdk.compress.ranges import observe
-from edgesdk.compress.sites import find_sites
 from edgesdk.diagnose.conversion import ConversionFault, bisect_conversion
-from edgesdk.diagnose.sensitivity import measure_sensitivity
 from edgesdk.diagnose.simulator import Damage
+from edgesdk.diagnose.written import measure_written
 from edgesdk.machine import detect
 from edgesdk.model import read_model
 from edgesdk.plan.culprits import find_culprits, most_evaluations
@@ -212,24 +212,23 @@ def hostile_case(subject: Subject, seed: int, unspoilt_loss: float) -> Case | No
     spoilt = subject.folder / "spoilt.onnx"
     for _ in range(_TRIES):
         planted = make_hostile(subject.model, spoilt, rng, 2 if seed % 4 == 3 else 1)
-        ranges = observed(subject, spoilt)
-        spoilt_loss = _loss(subject, quantize(subject, spoilt, ranges))
+        whole = quantize(subject, spoilt, observed(subject, spoilt))
+        spoilt_loss = _loss(subject, whole)
         if spoilt_loss >= _HARM * unspoilt_loss:
             break
     else:
         return None
-    table = measure_sensitivity(spoilt, subject.calibration, ["w8a8"], rows=RANKED_ROWS)
-    quantized = {s.node for s in find_sites(onnx.load(spoilt)) if has_channels(s)}
-    ranked = [node for node in table.ranking("w8a8") if node in quantized]
+    table = measure_written(spoilt, whole, subject.calibration, "w8a8", rows=RANKED_ROWS)
+    ranked = table.ranking("w8a8")
     losses: dict[frozenset[str], float] = {}
 
     def is_good(kept: frozenset[str]) -> bool:
-        losses[kept] = _loss(subject, quantize(subject, spoilt, ranges, kept))
+        losses[kept] = _loss(subject, repaired(subject, spoilt, whole, kept))
         return losses[kept] <= _FLOOR * unspoilt_loss
 
     result = find_culprits(ranked, is_good)
     kept = result.keep or ()
-    repaired = losses.get(frozenset(kept), spoilt_loss)
+    left = losses.get(frozenset(kept), spoilt_loss)
     return Case(
         kind="hostile",
         model=subject.name,
@@ -241,21 +240,24 @@ def hostile_case(subject: Subject, seed: int, unspoilt_loss: float) -> Case | No
         runs=len(result.evaluations),
         allowed=most_evaluations(len(ranked)),
         found=bool(set(kept) & set(planted)) and len(set(kept) - set(planted)) <= _EXTRA,
-        losses={"unspoilt": unspoilt_loss, "spoilt": spoilt_loss, "repaired": repaired},
-        regained=(spoilt_loss - repaired) / (spoilt_loss - unspoilt_loss),
+        losses={"unspoilt": unspoilt_loss, "spoilt": spoilt_loss, "repaired": left},
+        regained=(spoilt_loss - left) / (spoilt_loss - unspoilt_loss),
         seconds=time.monotonic() - begun,
     )
 
 
-def quantize(
-    subject: Subject, model: Path, ranges: Path, kept: frozenset[str] = frozenset()
-) -> Path:
-    """`RECIPE` without these nodes."""
+def quantize(subject: Subject, model: Path, ranges: Path) -> Path:
+    """`RECIPE` for all nodes."""
     target = subject.folder / "quantized"
-    done = compress(
-        model, RECIPE, target, calibration=subject.calibration, kept=kept, ranges=ranges
-    )
-    return done.path
+    return compress(model, RECIPE, target, calibration=subject.calibration, ranges=ranges).path
+
+
+def repaired(subject: Subject, model: Path, whole: Path, kept: frozenset[str]) -> Path:
+    """The same without these nodes."""
+    target = subject.folder / "repaired"
+    return compress(
+        model, RECIPE, target, calibration=subject.calibration, kept=kept, whole=whole
+    ).path
 
 
 def observed(subject: Subject, model: Path) -> Path:

@@ -55,7 +55,7 @@ def sensitivity_of(bench: Bench, choice: Choice, prepared: Prepared) -> Sensitiv
 def damage_of_sets(
     bench: Bench, choice: Choice, prepared: Prepared, kept: Sequence[Sequence[str]]
 ) -> tuple[float, ...]:
-    """Noise over signal at the worst output with each of these sets of nodes kept in float, simulated.
+    """Noise over signal at the worst output with each of these sets of nodes spared, simulated.
 
     Raises:
         StepFailed: the model cannot be simulated.

@@ -12,9 +12,9 @@ from edgesdk.plan.candidate import Candidate
 from edgesdk.quality import Quality, Verdict
 
 SAME_SPEED = 0.03
+"""Speedups this close, with overlapping intervals, count as equal; quality then decides."""
 _COMPARABLE, _MOST_RIVALS = 0.25, 2
 """Ratios to the float original differed by a fifth between two measurements of one text encoder."""
-"""Speedups this close, with overlapping intervals, count as equal; quality then decides."""
 
 
 class Status(StrEnum):
@@ -172,7 +172,7 @@ def contenders(
     found = []
     for number, outcome in enumerate(outcomes):
         measurement = outcome.measurement
-        if measurement is None or measurement.stable:
+        if measurement is None or measurement.stable or not _asks_for_times(budget):
             continue
         high = measurement.speedup.high
         best = replace(measurement.speedup, value=high, low=high)
@@ -292,7 +292,7 @@ def _against(
         return because(Status.UNDECIDED, outcome.quality.reason)
     if outcome.measurement is None:
         return because(Status.ERROR, "it was not measured")
-    if not outcome.measurement.stable:
+    if not outcome.measurement.stable and _asks_for_times(budget):
         return because(Status.NOISY, "; ".join(outcome.measurement.warnings) or "unstable times")
     over = _over(outcome, budget)
     if over:
@@ -300,6 +300,11 @@ def _against(
         return because(Status.OVER_BUDGET, "; ".join(parts))
     not_better = _not_better(outcome, baseline, budget) if gate else None
     return because(Status.NOT_BETTER, not_better) if not_better else None
+
+
+def _asks_for_times(budget: Budget) -> bool:
+    sought = budget.objective not in ("size", "memory")
+    return sought or any(limit.quantity == "latency" for limit in budget.limits)
 
 
 def _not_better(outcome: Outcome, baseline: Outcome, budget: Budget) -> str | None:

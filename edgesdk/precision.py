@@ -69,6 +69,11 @@ class Precision:
             + ("-tensor" if recipe.granularity == "tensor" else "")
         )
 
+    @property
+    def spared(self) -> Precision | None:
+        """What `Recipe.spared` makes of the nodes that are spared; None for float."""
+        return Precision.parse("w8") if self.weight_bits == 4 else None
+
     def __str__(self) -> str:
         return self.name
 

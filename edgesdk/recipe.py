@@ -242,6 +242,14 @@ class Recipe:
         return tuple(wants)
 
     @property
+    def spared(self) -> Recipe:
+        """What single nodes get that are spared: 8-bit weights under a 4-bit recipe, else float."""
+        if self.weight_bits == 4:
+            block = None if self.quantizer == "nncf" else self.block
+            return replace(self, weight_bits=8, block=block)
+        return Recipe(execution=self.execution)
+
+    @property
     def stored(self) -> Recipe:
         """What is done to the graph: equal `stored` means equal compressed ONNX.
 

@@ -3,56 +3,45 @@
 Whole-model recipes are tried first. Worth refining are the winner, those that would be as fast but
 fail the check, and those that are slow for nodes that quantizing makes no faster. For each, the
 damage of every node and the time that quantizing it saves (the engine's own per-node times) give one
-order of nodes to keep in float. Beginnings of that order are simulated together, which takes a
-moment each, and few of them are tried for real: first what quantizing makes slower, where that
-promises something; then, of a form that passes, what leaves half of the error or less at about the
-same speed, and of one that fails the smallest set that passes, by halving. What they were expected to
-cost is compared with what they did, and the next are chosen by the difference.
+order of nodes to spare: they stay float, or take 8 bits where the others take 4. What quantizing makes
+slower is tried first, where that promises something. Then, of a form that fails the check, the culprits
+are searched in that order by checks alone, and only what was found is measured. Of a form that passes,
+beginnings of the order are simulated together, which takes a moment each, and the cheapest that leave
+half of the error, a quarter and a tenth are tried where they still pay. What they were expected to cost
+is compared with what they did, and the next are chosen by the difference.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from edgesdk.backend import NodePlacement, NodeTime
 from edgesdk.bench import Bench, Built, Original, Prepared, Trial
+from edgesdk.clock import OUT_OF_TIME
 from edgesdk.damages import damage_of_sets, sensitivity_of
 from edgesdk.decide import SAME_SPEED, Outcome, decide, sure_speed
-from edgesdk.errors import EdgeSdkError
+from edgesdk.errors import EdgeSdkError, StepFailed
 from edgesdk.events import Event
-from edgesdk.model import read_model
-from edgesdk.plan.allocate import Rung, climb, ladder
+from edgesdk.gains import node_gains
+from edgesdk.measure.result import Measurement
+from edgesdk.plan.allocate import Rung, ladder, order_by_worth
 from edgesdk.plan.candidate import Candidate, Choice
+from edgesdk.plan.culprits import Culprits, find_culprits
 from edgesdk.plan.damage import SensitivityTable
-from edgesdk.plan.gain import (
-    HEAVY,
-    TracedTimes,
-    gains_ms,
-    trace_times,
-    with_neighbours,
-    without_losses,
-)
+from edgesdk.plan.gain import without_losses
 from edgesdk.plan.refined import Refined, Tried
 from edgesdk.quality import Quality, Verdict
 from edgesdk.recipe import Recipe
 from edgesdk.settle import secure
-from edgesdk.trial import (
-    look_inside,
-    measure_failed,
-    smoothed,
-    try_candidate,
-)
+from edgesdk.trial import check_candidate, measure_failed, smoothed, try_candidate
 
 _MOST_BASES = 3
 """Forms that are refined: each costs a sensitivity pass and a few candidates."""
-_MOST_TRIED = 5
-"""Candidates made from one form."""
 _HOPELESSLY_SLOW = 0.5
 """Forms below this share of the best speed are not looked into."""
 _WORTHWHILE = 0.02
 """Share of its time that a form must promise to lose before what makes it slow is tried alone."""
-_PROFILED_RUNS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +50,7 @@ class _Base:
 
     Attributes:
         failed: it fails the check as it is.
-        speedup, ms: of the whole form.
+        speedup, ms, mb: of the whole form.
         gain: what quantizing each node saves; negative where it got slower.
         unit: of the gains.
     """
@@ -71,6 +60,7 @@ class _Base:
     failed: bool
     speedup: float
     ms: float
+    mb: float
     gain: Mapping[str, float]
     unit: str
 
@@ -83,6 +73,25 @@ class _Base:
         return self.speedup * self.ms / max(self.ms - lost, self.ms / 4)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ways:
+    """What can be done with a candidate, and what it has to reach.
+
+    Attributes:
+        attempt: try it to the end, beside all others.
+        check: find out whether it keeps the floors, without measuring it.
+        measure: the speed of one that does not.
+        lead: a speedup surely below this cannot win.
+        smallest: megabytes of the best so far, where the budget asks for the size; else infinite.
+    """
+
+    attempt: Callable[[Candidate], Trial]
+    check: Callable[[Candidate], Trial]
+    measure: Callable[[Trial], Measurement | None]
+    lead: Callable[[], float]
+    smallest: Callable[[], float]
+
+
 def refine(
     bench: Bench,
     trials: Sequence[Trial],
@@ -92,7 +101,7 @@ def refine(
     *,
     accept_undecided: bool,
 ) -> tuple[list[Trial], tuple[Refined, ...]]:
-    """All trials, those with some nodes kept in float last, and what each form was refined by.
+    """All trials, those with some nodes spared last, and what each form was refined by.
 
     Args:
         bench: what all trials share.
@@ -103,6 +112,14 @@ def refine(
         accept_undecided: as in the decision.
     """
     known = list(trials)
+
+    def smallest() -> float:
+        outcomes = [trial.outcome for trial in known]
+        decision = decide(baseline, outcomes, bench.budget, accept_undecided=accept_undecided)
+        best = next((o for o in (baseline, *outcomes) if o.name == decision.chosen), baseline)
+        if best.measurement is None or bench.budget.objective != "size":
+            return math.inf
+        return best.measurement.artifact_bytes / 1e6
 
     def lead() -> float:
         outcomes = [trial.outcome for trial in known]
@@ -118,15 +135,18 @@ def refine(
         )
         return known[-1]
 
-    bases = _bases(bench, trials, baseline, original, start, lead(), accept_undecided)
+    def check(candidate: Candidate) -> Trial:
+        prepared = start[candidate.single.backend]
+        return check_candidate(bench, candidate, original, prepared)[0]
+
+    def measure(trial: Trial) -> Measurement | None:
+        return measure_failed(bench, trial, original, hopeless=lead() * _HOPELESSLY_SLOW)
+
+    ways = _Ways(attempt=attempt, check=check, measure=measure, lead=lead, smallest=smallest)
+    bases = _bases(bench, trials, baseline, start, ways, accept_undecided=accept_undecided)
     told = [
         _refine_one(
-            bench,
-            base,
-            start[base.built.choice.backend],
-            attempt,
-            lead,
-            accept_undecided=accept_undecided,
+            bench, base, start[base.built.choice.backend], ways, accept_undecided=accept_undecided
         )
         for base in bases
     ]
@@ -137,32 +157,33 @@ def _bases(
     bench: Bench,
     trials: Sequence[Trial],
     baseline: Outcome,
-    original: Original,
     start: Mapping[str, Prepared],
-    lead: float,
+    ways: _Ways,
+    *,
     accept_undecided: bool,
 ) -> list[_Base]:
     """The winner where it is quantized, and forms that could overtake it, the most hopeful first."""
     outcomes = [trial.outcome for trial in trials]
     decision = decide(baseline, outcomes, bench.budget, accept_undecided=accept_undecided)
+    lead = ways.lead()
     bases = []
     for trial in trials:
         quality, built = trial.outcome.quality, trial.built
         if built is None or quality is None or built.choice.recipe.mode == "float":
             continue
-        failed = not _is_good(quality, accept_undecided)
-        measured = trial.outcome.measurement
-        if measured is None:
-            measured = measure_failed(bench, trial, original, hopeless=lead * _HOPELESSLY_SLOW)
+        if _fails_in_float(trials, built.choice, accept_undecided):
+            continue  # what it computes wrongly is no matter of precision
+        measured = trial.outcome.measurement or ways.measure(trial)
         if measured is None or measured.speedup.high < lead * _HOPELESSLY_SLOW:
             continue
-        gain, unit = _gains(bench, built, trials, start[built.choice.backend])
+        gain, unit = node_gains(bench, built, trials, start[built.choice.backend])
         base = _Base(
             trial=trial,
             built=built,
-            failed=failed,
+            failed=not _is_good(quality, accept_undecided),
             speedup=measured.speedup.value,
             ms=measured.latency.p50_ms,
+            mb=measured.artifact_bytes / 1e6,
             gain=gain,
             unit=unit,
         )
@@ -173,57 +194,55 @@ def _bases(
 
 
 def _refine_one(
-    bench: Bench,
-    base: _Base,
-    prepared: Prepared,
-    attempt: Callable[[Candidate], Trial],
-    lead: Callable[[], float],
-    *,
-    accept_undecided: bool,
+    bench: Bench, base: _Base, prepared: Prepared, ways: _Ways, *, accept_undecided: bool
 ) -> Refined | None:
     """Try what refining this form proposes; None where its nodes cannot be told apart."""
     name = base.trial.outcome.name
     bench.listen(Event(stage="refine", subject=name, state="begin"))
-    try:
-        start = smoothed(bench, base.built.choice.recipe, prepared)
-        table = sensitivity_of(bench, base.built.choice, start)
-    except EdgeSdkError as exc:
-        bench.listen(Event(stage="refine", subject=name, state="failed", message=str(exc)))
-        return None
-    shown = f"{len(table.nodes)} nodes, damages add up to {_shown_sum(table)}"
-    bench.listen(Event(stage="refine", subject=name, state="done", message=shown))
     tried: list[Tried] = []
+    mended: Culprits | None = None
     factor = 1.0  # what extra time really was, over what it was expected to be
 
-    def pays(rung: Rung) -> bool:
-        return base.unit != "ms" or _expected(base, rung, factor) >= lead() * (1 - SAME_SPEED)
-
-    def trial_of(rung: Rung) -> Trial:
+    def trial_of(rung: Rung, more: str = "") -> Trial:
         nonlocal factor
-        candidate = _candidate(base, rung, table)
+        candidate = _candidate(base, rung, table, more)
         tried.append(Tried(name=candidate.name, why=candidate.why, rung=rung))
-        trial = attempt(candidate)
+        trial = ways.attempt(candidate)
         factor = _learned(base, rung, trial) or factor
         return trial
 
-    def passes(rung: Rung) -> bool:
-        return _is_good(trial_of(rung).outcome.quality, accept_undecided)
-
-    rungs = _rungs(bench, base, table, start)
-    if rungs and base.unit == "ms" and rungs[0].extra < -base.ms * _WORTHWHILE:
-        measured = trial_of(rungs[0]).outcome.measurement
-        if measured is None or measured.speedup.value <= base.speedup:
-            # The engine's times of nodes promised what borders took away again.
-            base = replace(base, gain=without_losses(base.gain))
-            rungs = _rungs(bench, base, table, start)
-    if base.failed:
-        climb(rungs, passes, pays, most=_MOST_TRIED)
-    else:
-        for rung in _better(base, rungs):
-            if pays(rung):
-                passes(rung)
-    if not table.nodes:
-        return None
+    try:
+        start = smoothed(bench, base.built.choice.recipe, prepared)
+        table = sensitivity_of(bench, base.built.choice, start)
+        if not table.nodes:
+            return None
+        shown = f"{len(table.nodes)} nodes, damages add up to {_shown_sum(table)}"
+        bench.listen(Event(stage="refine", subject=name, state="done", message=shown))
+        failed, slower = base.failed, _slower(base, table)
+        if slower:
+            (rung,) = _rungs(bench, base, start, [slower])
+            trial = trial_of(rung)
+            failed = failed and not _is_good(trial.outcome.quality, accept_undecided)
+            measured = trial.outcome.measurement or ways.measure(trial)
+            if measured is None or measured.speedup.value <= base.speedup:
+                # The engine's times of nodes promised what borders took away again.
+                base = replace(base, gain=without_losses(base.gain))
+                slower = ()
+        if failed:
+            mended = _mend(bench, base, table, slower, ways, accept_undecided=accept_undecided)
+            if mended and mended.keep:
+                (rung,) = _rungs(bench, base, start, [(*slower, *mended.keep)])
+                needed = ", none of which can be left out" if mended.minimal else ""
+                trial_of(rung, f"; found in {len(mended.evaluations)} checks{needed}")
+        else:
+            sets = ladder(*_damage_and_gain(base, table))
+            for rung in _better(_rungs(bench, base, start, sets)):
+                if _pays(base, rung.extra, ways, factor):
+                    trial_of(rung)
+    except EdgeSdkError as exc:
+        bench.listen(Event(stage="refine", subject=name, state="failed", message=str(exc)))
+        if not tried:
+            return None
     return Refined.of(
         name,
         table.nodes,
@@ -232,7 +251,70 @@ def _refine_one(
         unit=base.unit,
         rows=table.rows,
         speedup=base.speedup,
+        mended=mended,
+        spared="float" if base.built.choice.recipe.spared.mode == "float" else "8-bit",
     )
+
+
+def _slower(base: _Base, table: SensitivityTable) -> tuple[str, ...]:
+    """What quantizing makes slower, worst first, where that is worth a try of its own."""
+    if base.unit != "ms":
+        return ()
+    nodes = [item.node for item in table.nodes if base.gain.get(item.node, 0.0) <= 0]
+    extra = sum(base.gain.get(node, 0.0) for node in nodes)
+    if extra >= -base.ms * _WORTHWHILE or len(nodes) == len(table.nodes):
+        return ()
+    return tuple(sorted(nodes, key=lambda node: (base.gain.get(node, 0.0), node)))
+
+
+def _mend(
+    bench: Bench,
+    base: _Base,
+    table: SensitivityTable,
+    slower: Sequence[str],
+    ways: _Ways,
+    *,
+    accept_undecided: bool,
+) -> Culprits | None:
+    """The nodes to spare beside `slower` ones so that the form passes.
+
+    They are searched among as many as may be spared while the form can still win; None when
+    that is not a single one.
+
+    Raises:
+        StepFailed: the time budget ended.
+    """
+    damage, gain = _damage_and_gain(base, table)
+    if not slower:
+        gain = without_losses(gain)
+    ranked = [node for node in order_by_worth(damage, gain) if node not in slower]
+    extra, affordable = sum(base.gain.get(node, 0.0) for node in slower), []
+    for node in ranked[:-1]:  # with all of them it is another whole form
+        extra += gain[node]
+        if not _pays(base, extra, ways):
+            break
+        affordable.append(node)
+    if not affordable:
+        return None
+
+    def is_good(kept: frozenset[str]) -> bool:
+        trial = ways.check(_keeping(base, (*slower, *kept), "one of the checks of a search"))
+        name, late = trial.outcome.name, trial.outcome.out_of_time
+        if late:
+            raise StepFailed(late, kind=OUT_OF_TIME)
+        good = _is_good(trial.outcome.quality, accept_undecided)
+        if good:
+            bench.listen(Event(stage="try", subject=name, state="done", message="passes"))
+        return good
+
+    return find_culprits(affordable, is_good)
+
+
+def _damage_and_gain(
+    base: _Base, table: SensitivityTable
+) -> tuple[dict[str, float], dict[str, float]]:
+    damage = {item.node: item.damage for item in table.nodes}
+    return damage, {node: base.gain.get(node, 0.0) for node in damage}
 
 
 def _is_good(quality: Quality | None, accept_undecided: bool) -> bool:
@@ -243,12 +325,19 @@ def _is_good(quality: Quality | None, accept_undecided: bool) -> bool:
     )
 
 
+def _fails_in_float(trials: Sequence[Trial], choice: Choice, accept_undecided: bool) -> bool:
+    """Whether the same engine was tried with all nodes in float, and that is not good either."""
+    wanted = Choice(recipe=Recipe(execution=choice.recipe.execution), backend=choice.backend)
+    tried = (trial.outcome for trial in trials if trial.outcome.candidate.single == wanted)
+    return any(one.quality and not _is_good(one.quality, accept_undecided) for one in tried)
+
+
 def _shown_sum(table: SensitivityTable) -> str:
     added = table.additivity[0]
     return "nothing" if not added.ratio else f"{1 / added.ratio:.2g} of what all do at once"
 
 
-def _better(base: _Base, rungs: Sequence[Rung]) -> list[Rung]:
+def _better(rungs: Sequence[Rung]) -> list[Rung]:
     """Of a form that passes: the cheapest sets that leave half of the error, a quarter and a tenth."""
     found = []
     for share in (0.5, 0.25, 0.1):
@@ -258,9 +347,15 @@ def _better(base: _Base, rungs: Sequence[Rung]) -> list[Rung]:
     return list(dict.fromkeys(found))
 
 
-def _expected(base: _Base, rung: Rung, factor: float) -> float:
-    extra = rung.extra * (factor if rung.extra > 0 else 1.0)
-    return base.speedup * base.ms / max(base.ms + extra, base.ms / 4)
+def _pays(base: _Base, extra: float, ways: _Ways, factor: float = 1.0) -> bool:
+    """Whether the form could win with so much extra time or so many extra bytes."""
+    if base.unit == "MB":
+        return base.mb + extra < ways.smallest()
+    if base.unit != "ms":
+        return True
+    added = extra * factor if extra > 0 else extra
+    expected = base.speedup * base.ms / max(base.ms + added, base.ms / 4)
+    return expected >= ways.lead() * (1 - SAME_SPEED)
 
 
 def _learned(base: _Base, rung: Rung, trial: Trial) -> float | None:
@@ -273,22 +368,15 @@ def _learned(base: _Base, rung: Rung, trial: Trial) -> float | None:
 
 
 def _rungs(
-    bench: Bench, base: _Base, table: SensitivityTable, prepared: Prepared
+    bench: Bench, base: _Base, prepared: Prepared, sets: Sequence[Sequence[str]]
 ) -> tuple[Rung, ...]:
-    """Beginnings of the order of nodes, with what they leave together; none where it is not seen."""
-    damage = {item.node: item.damage for item in table.nodes}
-    sets = ladder(damage, {node: base.gain.get(node, 0.0) for node in damage})
+    """What each of these sets of nodes leaves when it is spared, simulated, and what that costs."""
     if not sets:
         return ()
-    try:
-        whole, *left = damage_of_sets(bench, base.built.choice, prepared, [(), *sets])
-    except EdgeSdkError as exc:
-        name = base.trial.outcome.name
-        bench.listen(Event(stage="refine", subject=name, state="failed", message=str(exc)))
-        return ()
+    whole, *left = damage_of_sets(bench, base.built.choice, prepared, [(), *sets])
     return tuple(
         Rung(
-            kept=kept,
+            kept=tuple(kept),
             damage_left=one / whole if whole > 0 else 0.0,
             extra=sum(base.gain.get(node, 0.0) for node in kept),
         )
@@ -296,51 +384,23 @@ def _rungs(
     )
 
 
-def _gains(
-    bench: Bench, built: Built, trials: Sequence[Trial], prepared: Prepared
-) -> tuple[dict[str, float], str]:
-    """What quantizing each node saves, and in which unit; one a node where the engine cannot tell."""
-    nodes = read_model(prepared.path).nodes
-    recipe = built.choice.recipe
-    if bench.budget.objective in ("size", "memory"):
-        left = recipe.weight_bits / 32
-        return {node.name: node.weight_bytes * (1 - left) / 1e6 for node in nodes}, "MB"
-    heavy = {node.name: node.outputs for node in nodes if node.op in HEAVY}
-    after = _times(bench, built, heavy)
-    before = _times(bench, _float_form(trials, built.choice), heavy)
-    names = [node.name for node in nodes]
-    if before is None or after is None:
-        return dict.fromkeys(names, 1.0), "nodes"
-    return with_neighbours(gains_ms(before, after, names), nodes), "ms"
-
-
-def _float_form(trials: Sequence[Trial], choice: Choice) -> Built | None:
-    """The same engine and execution type without quantization, if it was built."""
-    wanted = Choice(recipe=Recipe(execution=choice.recipe.execution), backend=choice.backend)
-    return next((t.built for t in trials if t.built and t.built.choice == wanted), None)
-
-
-def _times(
-    bench: Bench, built: Built | None, tensors: Mapping[str, Sequence[str]]
-) -> TracedTimes | None:
-    """Time of each node in an artifact; None where the engine cannot tell."""
-    seen = look_inside(bench, built, runs=_PROFILED_RUNS) if built else None
-    if seen is None or not seen.response["node_times"]:
-        return None
-    placement = [NodePlacement(**item) for item in seen.response["placement"]]
-    times = [NodeTime(**item) for item in seen.response["node_times"]]
-    return trace_times(tensors, placement, times)
-
-
-def _candidate(base: _Base, rung: Rung, table: SensitivityTable) -> Candidate:
-    ((component, choice),) = base.trial.outcome.candidate.choices
+def _candidate(base: _Base, rung: Rung, table: SensitivityTable, more: str) -> Candidate:
     damage = {item.node: item.damage for item in table.nodes}
     shown = ", ".join(sorted(rung.kept, key=lambda node: -damage[node])[:3])
-    more = f" and {len(rung.kept) - 3} more" if rung.kept[3:] else ""
+    others = f" and {len(rung.kept) - 3} more" if rung.kept[3:] else ""
+    name, recipe = base.built.choice.name, base.built.choice.recipe
+    stay = "stay float" if recipe.spared.mode == "float" else "take 8 bits"
+    return _keeping(
+        base,
+        rung.kept,
+        f"{shown}{others} {stay}; expected to leave {rung.damage_left:.0%} of the error of "
+        f"{name}, for {rung.extra:+.3g} {base.unit}{more}",
+    )
+
+
+def _keeping(base: _Base, kept: Sequence[str], why: str) -> Candidate:
+    ((component, choice),) = base.trial.outcome.candidate.choices
     return Candidate(
-        choices=((component, replace(choice, kept=tuple(sorted(rung.kept)))),),
-        why=(
-            f"{shown}{more} stay float; expected to leave {rung.damage_left:.0%} of the error of "
-            f"{choice.name}, for {rung.extra:+.3g} {base.unit}"
-        ),
+        choices=((component, replace(choice, kept=tuple(sorted(kept)))),),
+        why=why,
     )

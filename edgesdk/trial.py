@@ -42,7 +42,7 @@ def open_original(bench: Bench, plan: Plan) -> Original:
     choice = plan.baseline.single
     bench.listen(Event(stage="check", subject=ORIGINAL, state="begin"))
     try:
-        converted = _convert(bench, choice, bench.model.path, bench.model.sha256)
+        converted = convert_choice(bench, choice, bench.model.path, bench.model.sha256)
         rows = bench.samples.evaluation
         reference = bench.workshop.step(
             "reference",
@@ -113,10 +113,32 @@ def try_candidate(
         prepared: the graph to start from.
         hopeless: a speedup surely below this is not measured any closer.
     """
+    name = candidate.name
+    trial, ran = check_candidate(bench, candidate, original, prepared)
+    quality = trial.outcome.quality
+    if trial.built is None or quality is None or quality.verdict == Verdict.FAIL:
+        return trial, None
+    bench.listen(Event(stage="measure", subject=name, state="begin"))
+    try:
+        before, after, cached = _measure(bench, original.built, trial.built, hopeless=hopeless)
+    except EdgeSdkError as exc:
+        return _stopped(bench, trial, "measure", exc, ran=ran), None
+    message = f"{_told(bench, quality)}, {after.speedup} x, {_size(after)}"
+    bench.listen(_ended(name, message, cached=cached))
+    return replace(trial, outcome=replace(trial.outcome, measurement=after)), before
+
+
+def check_candidate(
+    bench: Bench, candidate: Candidate, original: Original, prepared: Prepared
+) -> tuple[Trial, bool]:
+    """Compress, convert and check one candidate; with it whether anything had to be run for that.
+
+    Takes what `try_candidate` does. The trial has a quality where the check came to a verdict, and
+    says what stopped it where not.
+    """
     name, choice = candidate.name, candidate.single
     way = _way(choice)
-    built: Built | None = None
-    outcome = Outcome(name=name, candidate=candidate)
+    trial = Trial(outcome=Outcome(name=name, candidate=candidate))
     stage, ran = "compress", False
     try:
         bench.listen(Event(stage=stage, subject=name, state="begin"))
@@ -124,34 +146,34 @@ def try_candidate(
         compressed = compress_choice(bench, choice, start, way)
         stage, ran = "convert", not compressed.cached
         bench.listen(Event(stage=stage, subject=name, state="begin"))
-        converted = _convert(bench, choice, compressed.path, compressed.key, way[1:])
+        converted = convert_choice(bench, choice, compressed.path, compressed.key, way[1:])
         stage, ran = "check", ran or not converted.cached
         bench.listen(Event(stage=stage, subject=name, state="begin"))
-        built = Built(
-            choice=choice, converted=converted, notes=(*start.notes, *compressed.response["notes"])
-        )
+        notes = (*start.notes, *compressed.response["notes"])
+        built = Built(choice=choice, converted=converted, notes=notes)
+        trial = replace(trial, built=built)
         checked = check(bench, built, original, like=way[2:])
-        quality, built = checked.quality, checked.built
-        outcome = replace(outcome, quality=quality)
-        if quality.verdict == Verdict.FAIL:
-            bench.listen(_ended(name, f"{quality.verdict}: {quality.reason}", failed=True))
-            return Trial(outcome=outcome, built=built), None
-        stage, ran = "measure", ran or not checked.cached
-        bench.listen(Event(stage=stage, subject=name, state="begin"))
-        before, after, cached = _measure(bench, original.built, built, hopeless=hopeless)
     except (BudgetError, SamplesError):
         raise  # about what the user gave, not about this candidate
     except EdgeSdkError as exc:
-        if isinstance(exc, StepFailed) and exc.kind == OUT_OF_TIME:
-            was_cut = exc.__cause__ is not None
-            late = f"{stage} not finished: {exc}" if was_cut or ran else f"not tried: {exc}"
-            bench.listen(_ended(name, late, failed=True))
-            return Trial(outcome=replace(outcome, out_of_time=late), built=built), None
-        bench.listen(_ended(name, f"{stage}: {exc}", failed=True))
-        return Trial(outcome=replace(outcome, error=f"{stage}: {exc}"), built=built), None
-    message = f"{_told(bench, quality)}, {after.speedup} x, {_size(after)}"
-    bench.listen(_ended(name, message, cached=cached))
-    return Trial(outcome=replace(outcome, measurement=after), built=built), before
+        return _stopped(bench, trial, stage, exc, ran=ran), ran
+    quality = checked.quality
+    if quality.verdict == Verdict.FAIL:
+        bench.listen(_ended(name, f"{quality.verdict}: {quality.reason}", failed=True))
+    outcome = replace(trial.outcome, quality=quality)
+    return Trial(outcome=outcome, built=checked.built), ran or not checked.cached
+
+
+def _stopped(bench: Bench, trial: Trial, stage: str, exc: EdgeSdkError, *, ran: bool) -> Trial:
+    """The trial with what ended it at this stage; `ran` says whether an earlier one was run for it."""
+    name = trial.outcome.name
+    if isinstance(exc, StepFailed) and exc.kind == OUT_OF_TIME:
+        was_cut = exc.__cause__ is not None
+        late = f"{stage} not finished: {exc}" if was_cut or ran else f"not tried: {exc}"
+        bench.listen(_ended(name, late, failed=True))
+        return replace(trial, outcome=replace(trial.outcome, out_of_time=late))
+    bench.listen(_ended(name, f"{stage}: {exc}", failed=True))
+    return replace(trial, outcome=replace(trial.outcome, error=f"{stage}: {exc}"))
 
 
 def check_fully(bench: Bench, trial: Trial, original: Original) -> Trial:
@@ -370,9 +392,10 @@ def _ranges(bench: Bench, prepared: Prepared) -> Finished:
     )
 
 
-def _convert(
+def convert_choice(
     bench: Bench, choice: Choice, model: Path, key: str, way: Sequence[Work] = ()
 ) -> Finished:
+    """The step that turns a compressed graph, of this identity, into the backend's artifact."""
     version = require_backend(choice.backend).version()
     recipe = choice.recipe.stored.name
     return bench.workshop.step(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edgesdk.backend import NodePlacement, NodeTime
 from edgesdk.onnxfile.nodes import NodeFacts
-from edgesdk.plan.allocate import Rung, climb, ladder, order_by_worth
+from edgesdk.plan.allocate import ladder, order_by_worth
 from edgesdk.plan.gain import TracedTimes, gains_ms, trace_times, with_neighbours
 
 EIGHTHS = st.integers(-8, 40).map(lambda number: number / 8)
@@ -68,26 +68,6 @@ def test_a_hundred_nodes_give_a_dozen_sets() -> None:
     sets = ladder(damage, dict.fromkeys(damage, 1.0))
     assert [len(kept) for kept in sets][:4] == [1, 2, 3, 4]
     assert len(sets) < 13
-
-
-RUNGS = tuple(Rung(kept=("n",) * n, damage_left=0.0, extra=float(n)) for n in range(1, 12))
-
-
-@given(first=st.integers(0, 11), affordable=st.integers(0, 11))
-def test_the_smallest_set_that_passes_is_found_in_four_tries(first: int, affordable: int) -> None:
-    tried: list[int] = []
-
-    def passes(rung: Rung) -> bool:
-        tried.append(RUNGS.index(rung))
-        return tried[-1] >= first
-
-    found = climb(RUNGS, passes, lambda rung: RUNGS.index(rung) < affordable, most=4)
-    assert len(tried) <= 4
-    assert all(number < affordable for number in tried)
-    if first < affordable:
-        assert found == RUNGS[first]
-    else:
-        assert found is None
 
 
 def test_times_are_traced_by_origin_by_name_and_by_tensor() -> None:

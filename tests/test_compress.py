@@ -220,8 +220,6 @@ KEEPING = (
     "w8a8-static-nncf",
     "w8-only",
     "w8-only-nncf",
-    "w4b32-only",
-    "w4b32-only-nncf",
 )
 
 
@@ -242,6 +240,24 @@ def test_nodes_that_are_kept_stay_as_they_were(
         return 1 - _cosine(_run(done.path, feed), exact)
 
     assert error(weighted[:1]) < error([])
+
+
+@pytest.mark.parametrize("name", ["w4b32-only", "w4b32-only-nncf"])
+def test_nodes_spared_from_4_bits_take_8(
+    name: str, prepared: dict[str, Path], tmp_path: Path
+) -> None:
+    recipe, feed = Recipe.parse(name), _rows("mlp", 1, seed=7).feeds[0]
+    weighted = [n.name for n in onnx.load(prepared["mlp"]).graph.node if n.op_type == "Gemm"]
+    exact = _run(prepared["mlp"], feed)
+    errors, sizes = [], []
+    for kept in ([], weighted[:1]):
+        out = tmp_path / str(len(kept))
+        done = compress(prepared["mlp"], recipe, out, calibration=None, kept=frozenset(kept))
+        assert done.quantized_nodes == len(weighted), "none of them is float"
+        errors.append(1 - _cosine(_run(done.path, feed), exact))
+        sizes.append(done.weights_bytes)
+    assert errors[1] < errors[0]
+    assert sizes[0] < sizes[1]
 
 
 def test_a_kept_node_that_is_not_there_is_named(prepared: dict[str, Path], tmp_path: Path) -> None:

@@ -107,6 +107,16 @@ def test_a_wrong_ranking_with_several_culprits_ends_at_the_limit_with_a_set_that
     assert patient.minimal
 
 
+def test_damage_that_is_spread_over_many_nodes_ends_the_search_early() -> None:
+    """Sixty equal damages, of which half may stay: no smaller set than the shortest front exists."""
+    check = AdditiveCheck({f"n{i}": 1.0 for i in range(60)}, most=30.0)
+    found = find_culprits(_ranked(check), check)
+    assert found.keep is not None
+    assert len(found.keep) == 30
+    assert not found.minimal
+    assert len(found.evaluations) <= most_evaluations(60) - 3
+
+
 def test_a_fault_that_lies_elsewhere_is_said_so() -> None:
     found = find_culprits([f"n{i}" for i in range(50)], lambda kept: False)
     assert found.keep is None

@@ -120,6 +120,15 @@ def test_a_noisy_measurement_is_never_chosen() -> None:
     assert found == {ORIGINAL: Status.CHOSEN, "wild": Status.NOISY}
 
 
+def test_noise_does_not_matter_where_no_time_is_asked_for() -> None:
+    small = (outcome("small", measured(10.0, 1.0, size=MB, stable=False)),)
+    assert statuses(small, Budget(objective="size"))["small"] == Status.CHOSEN
+    bounded = Budget(objective="size", limits=parse_budget("latency=20ms"))
+    assert statuses(small, bounded)["small"] == Status.NOISY
+    assert contenders(BASELINE, small, Budget(objective="size")) == ()
+    assert contenders(BASELINE, small, bounded) == ("small",)
+
+
 def test_a_noisy_candidate_gets_a_second_chance_only_where_it_could_win() -> None:
     noisy = measured(4.0, 2.6, spread=0.2, stable=False)
     candidates = (

@@ -92,7 +92,8 @@ def test_what_is_too_noisy_to_judge_is_measured_again_once(
     small_cnn: Path, images: Path, cache: Cache, tmp_path: Path
 ) -> None:
     always = replace(QUICK, noisy_interval=-1.0, hopeless=0.0)
-    asked = {"samples": str(images), "settings": always, "budget": Budget(objective="size")}
+    bounded = Budget(objective="size", limits=parse_budget("latency=1s"))
+    asked = {"samples": str(images), "settings": always, "budget": bounded}
     caching = []
     for attempt in ("first", "second"):
         heard: list[Event] = []

@@ -13,6 +13,7 @@ from edgesdk.cache import Cache
 from edgesdk.decide import Status
 from edgesdk.deployment import deploy
 from edgesdk.measure.settings import Settings
+from edgesdk.plan.culprits import most_evaluations
 
 QUICK = Settings(
     window_s=0.02,
@@ -88,5 +89,11 @@ def test_the_node_that_does_the_damage_stays_float_and_the_rest_is_int8(tmp_path
     with_weights = [name for name in choice.kept if name.startswith("gemm")]
     assert with_weights == [f"gemm{HOSTILE}"]
     assert f"gemm{HOSTILE}" in chosen.candidate.why
+    (refined,) = done.report.refined
+    assert refined.mended
+    assert refined.mended.keep == choice.kept
+    assert len(refined.mended.evaluations) <= most_evaluations(len(refined.nodes))
+    assert [item.name for item in refined.tried] == [chosen.name], "only what was found is measured"
+    assert "found in" in chosen.candidate.why
     manifest = (tmp_path / "out" / "bundle" / "manifest.json").read_text()
     assert f'"gemm{HOSTILE}"' in manifest

@@ -20,6 +20,7 @@ from rich.console import Console
 from edgesdk.diagnose.sensitivity import measure_sensitivity
 from edgesdk.measure.result import Interval, Latency
 from edgesdk.plan.allocate import Rung, ladder
+from edgesdk.plan.culprits import Culprits, Evaluation
 from edgesdk.plan.damage import SensitivityTable
 from edgesdk.plan.refined import Refined, Tried
 from edgesdk.report.damage import Bar, damage_bars, share_of_bar
@@ -92,7 +93,18 @@ def refined(table: SensitivityTable) -> Refined:
         for at, item in enumerate(rungs)
     ]
     assert len(tried) >= 2
-    return Refined.of(BASE, nodes, SAVED, tried, unit="ms", rows=table.rows, speedup=2.5)
+    worst = nodes[0].node
+    mended = Culprits(
+        keep=(worst,),
+        minimal=True,
+        evaluations=(
+            Evaluation(kept=tuple(item.node for item in nodes[1:3]), good=False),
+            Evaluation(kept=(worst,), good=True),
+        ),
+    )
+    return Refined.of(
+        BASE, nodes, SAVED, tried, unit="ms", rows=table.rows, speedup=2.5, mended=mended
+    )
 
 
 def reported(refined: Refined) -> DeployReport:
@@ -189,6 +201,16 @@ def test_sizes_and_uncounted_gains_have_no_times(refined: Refined) -> None:
     assert "no times of nodes" in alike
     assert "costs when it alone is quantized (w8a8)" in alike
     assert "saves " not in alike.partition("Mixed precision")[2].partition("Run times")[0]
+
+
+def test_the_page_tells_how_the_culprits_were_found(refined: Refined) -> None:
+    text = text_of(render_html(reported(refined)))
+    assert "It failed the check" in text
+    assert "2 fail, 1 pass. It is mended with 1 of them; none of them can be left out." in text
+    assert refined.mended
+    lost = replace(refined.mended, keep=None)
+    assert "do not mend it" in text_of(render_html(reported(replace(refined, mended=lost))))
+    assert "It failed" not in text_of(render_html(reported(replace(refined, mended=None))))
 
 
 def test_without_refining_there_is_no_such_part(refined: Refined) -> None:

@@ -49,7 +49,7 @@ class BundledComponent:
         artifact: the file that the engine opens, anywhere below `folder`.
         folder: holds the artifact's files and nothing else.
         inputs: what it takes, each with its source in the pipeline.
-        kept: names of nodes that stayed float.
+        kept: names of nodes that the recipe spared.
     """
 
     name: str

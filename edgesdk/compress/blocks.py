@@ -18,21 +18,32 @@ CPUs. Cosine on a text encoder was the same with and without it (0.9973)."""
 
 
 def quantize_blocks(model: Path, recipe: Recipe, target: Path, kept: frozenset[str]) -> None:
-    """Write the model with its MatMul (and Gemm) weights in blocks with one scale each, except at `kept`."""
-    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+    """Write the model with its MatMul (and Gemm) weights in blocks with one scale each.
 
+    Those of `kept` stay float; where the others take 4 bits, they take 8.
+    """
     proto = onnx_io.read_whole(model)
     split_gemms(proto)
+    proto = _in_blocks(proto, recipe, with_products(kept))
+    if kept and recipe.weight_bits == 4:
+        proto = _in_blocks(proto, recipe.spared, [])
+    onnx_io.write(proto, target)
+
+
+def _in_blocks(proto: onnx.ModelProto, recipe: Recipe, kept: list[str]) -> onnx.ModelProto:
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
     quantizer = MatMulNBitsQuantizer(
         proto,
         bits=recipe.weight_bits,
         block_size=recipe.block,
         is_symmetric=True,
         accuracy_level=_INT8_PRODUCT,
-        nodes_to_exclude=with_products(kept),
+        nodes_to_exclude=kept,
     )
     quantizer.process()
-    onnx_io.write(quantizer.model.model, target)
+    found: onnx.ModelProto = quantizer.model.model
+    return found
 
 
 def split_gemms(proto: onnx.ModelProto) -> None:

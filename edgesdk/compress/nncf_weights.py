@@ -19,7 +19,10 @@ _OPSET_OF_INT4 = 21
 
 
 def compress_weights(model: Path, recipe: Recipe, target: Path, kept: frozenset[str]) -> None:
-    """Write the model with DequantizeLinear behind each integer weight, except those of `kept`."""
+    """Write the model with DequantizeLinear behind each integer weight.
+
+    Those of `kept` stay float; where the others take 4 bits, they take 8.
+    """
     from onnx import version_converter
 
     nncf = load_nncf()
@@ -41,6 +44,8 @@ def compress_weights(model: Path, recipe: Recipe, target: Path, kept: frozenset[
             ratio=1.0,
             ignored_scope=ignored,
         )
+        if kept:
+            compressed = nncf.compress_weights(compressed, mode=modes.INT8_ASYM)
     _flatten_scales(compressed)
     onnx_io.write(compressed, target)
 

@@ -119,18 +119,25 @@ def simulate_kept(
     threads: int = 0,
     scratch: Path | None = None,
 ) -> tuple[float, ...]:
-    """Noise over signal at the worst output with each of these sets of nodes kept in float.
+    """Noise over signal at the worst output with each of these sets of nodes spared.
 
-    Takes and raises what `measure_sensitivity` does.
+    They stay float, or have 8-bit weights where the precision has 4. Takes and raises what
+    `measure_sensitivity` does.
     """
     from edgesdk.compress.calibration import evenly
 
     chosen = evenly(len(samples), max(rows, 1))
     with tempfile.TemporaryDirectory(dir=scratch, prefix=".sensitivity.") as folder:
-        wanted = [Precision.parse(precision)]
-        board = build_switchboard(model, Path(folder) / "board.onnx", wanted)
+        wanted = Precision.parse(precision)
+        both = [wanted, *([wanted.spared] if wanted.spared else [])]
+        board = build_switchboard(model, Path(folder) / "board.onnx", both)
         everywhere = board.everywhere(precision)
-        mixtures = [{n: p for n, p in everywhere.items() if n not in names} for names in kept]
+        finer = board.everywhere(wanted.spared.name) if wanted.spared else {}
+        mixtures = [
+            {n: p for n, p in everywhere.items() if n not in names}
+            | {n: p for n, p in finer.items() if n in names}
+            for names in kept
+        ]
         with Simulator(board, threads=threads) as simulator:
             damages = simulate_mixtures(simulator, samples, chosen, mixtures)
     return tuple(max(damage.by_output) for damage in damages)

@@ -1,4 +1,4 @@
-"""Which nodes of a quantized form to keep in float: the least cost for the most quality; pure.
+"""Which nodes of a quantized form to spare: the least cost for the most quality; pure.
 
 Damages of single nodes add up where their errors are independent, and so do their times and bytes.
 The best sets then follow from one order, by damage a millisecond (or byte), that of the knapsack
@@ -9,7 +9,7 @@ nested, each is optimal for its own cost, and a handful of them can be tried for
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 _STEP = 1.5
@@ -18,7 +18,7 @@ _STEP = 1.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rung:
-    """Nodes to keep in float, and what that is expected to change.
+    """Nodes to spare, and what that is expected to change.
 
     Attributes:
         kept: their names, the most worthwhile first.
@@ -32,7 +32,7 @@ class Rung:
 
 
 def order_by_worth(damage: Mapping[str, float], gain: Mapping[str, float]) -> tuple[str, ...]:
-    """Nodes in the order in which keeping them in float is worthwhile.
+    """Nodes in the order in which sparing them is worthwhile.
 
     First those that quantizing gains nothing at, then by damage for each millisecond (or byte) that
     quantizing them saves; equal ones by name.
@@ -52,7 +52,7 @@ def order_by_worth(damage: Mapping[str, float], gain: Mapping[str, float]) -> tu
 
 
 def ladder(damage: Mapping[str, float], gain: Mapping[str, float]) -> tuple[tuple[str, ...], ...]:
-    """Nested sets of nodes to keep in float, smallest first, each a beginning of the order of worth.
+    """Nested sets of nodes to spare, smallest first, each a beginning of the order of worth.
 
     Where quantizing some nodes saves nothing these are the first set, and part of all others. Sets
     grow by a factor, so that a few dozen span any number of nodes. Neither none nor all are a set.
@@ -69,37 +69,3 @@ def ladder(damage: Mapping[str, float], gain: Mapping[str, float]) -> tuple[tupl
         counts.append(free + added)
         added = max(added + 1, int(added * _STEP))
     return tuple(order[:count] for count in counts if count < len(order))
-
-
-def climb(
-    rungs: Sequence[Rung],
-    passes: Callable[[Rung], bool],
-    pays: Callable[[Rung], bool],
-    *,
-    most: int,
-) -> Rung | None:
-    """The smallest set that passes, found by halving: keeping more is taken for no worse.
-
-    Args:
-        rungs: nested sets, smallest first.
-        passes: tries one for real.
-        pays: whether one is still worthwhile; asked before it is tried. One that is not counts as
-            too large.
-        most: tries at most.
-
-    Returns:
-        The smallest that passed; None where none did.
-    """
-    fails, good = -1, len(rungs)
-    found = None
-    while good - fails > 1 and most > 0:
-        middle = (fails + good) // 2
-        if not pays(rungs[middle]):
-            good = middle
-            continue
-        most -= 1
-        if passes(rungs[middle]):
-            good, found = middle, rungs[middle]
-        else:
-            fails = middle
-    return found

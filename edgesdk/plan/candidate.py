@@ -19,7 +19,7 @@ class Choice:
     """What one component becomes: its recipe on its backend.
 
     Attributes:
-        kept: names of nodes of the prepared graph that stay float, sorted.
+        kept: names of nodes of the prepared graph that get `recipe.spared` instead, sorted.
     """
 
     recipe: Recipe
@@ -28,7 +28,7 @@ class Choice:
 
     @property
     def name(self) -> str:
-        """`backend/recipe`; with `+keepN-HASH` where N nodes stay float."""
+        """`backend/recipe`; with `+keepN-HASH` where N nodes are spared."""
         name = f"{self.backend}/{self.recipe.name}"
         if not self.kept:
             return name

@@ -1,13 +1,15 @@
-"""Culprits: the few nodes to keep in float so that a recipe that failed its check passes it. Pure.
+"""Culprits: the few nodes to spare so that a recipe that failed its check passes it. Pure.
 
-A check is costly, so the number of checks is what counts. It is taken for granted that keeping more
-nodes in float never makes a check fail that passed. Then
+A check is costly, so the number of checks is what counts. It is taken for granted that sparing more
+nodes never makes a check fail that passed. Then
 
 1. the shortest passing front part of the ranking is found, trying 1, 4 and 16 nodes and then by
    halving: 3 + log2(N) checks at most, and very few when the ranking is right;
 2. its last node is a culprit. The shortest front part that passes together with the culprits known
    so far ends with the next one, and so on until they pass alone (QuickXplain with a given order;
    Junker, AAAI 2004), or until the limit of checks: then the smallest set that passed is the answer.
+   So it is when a culprit's neighbour is the next one, with more before it: damage that is spread
+   over many nodes leaves nothing to find.
 
 A ranking that is wrong costs checks, never correctness: only what was seen to pass is answered.
 """
@@ -15,19 +17,22 @@ A ranking that is wrong costs checks, never correctness: only what was seen to p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 from edgesdk.errors import InputError
 
 _SPARE = 8
 _LEAPS = (1, 4, 16)
 """Front parts tried before halving: culprits are few, and a good ranking has them in front."""
+_FEW = 4
+"""Where more nodes than these are left and not one can be left out, damage is spread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """One check: the nodes that were kept in float, in ranking order, and whether it passed."""
+    """One check: the nodes that were spared, in ranking order, and whether it passed."""
 
     kept: tuple[str, ...]
     good: bool
@@ -38,7 +43,7 @@ class Culprits:
     """What was found.
 
     Attributes:
-        keep: nodes to keep in float, in ranking order; None when the check fails with all of them
+        keep: nodes to spare, in ranking order; None when the check fails with all of them
             kept, so that the fault lies elsewhere.
         minimal: each of them was shown to be needed beside the others.
         evaluations: every check made, in order.
@@ -47,6 +52,15 @@ class Culprits:
     keep: tuple[str, ...] | None
     minimal: bool
     evaluations: tuple[Evaluation, ...]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `dataclasses.asdict`, by way of JSON."""
+        made = (
+            Evaluation(kept=tuple(one["kept"]), good=one["good"]) for one in data["evaluations"]
+        )
+        keep = None if data["keep"] is None else tuple(data["keep"])
+        return cls(keep=keep, minimal=data["minimal"], evaluations=tuple(made))
 
 
 def most_evaluations(count: int) -> int:
@@ -60,11 +74,11 @@ def find_culprits(
     *,
     limit: int | None = None,
 ) -> Culprits:
-    """Find a small set of nodes that makes the check pass when kept in float.
+    """Find a small set of nodes that makes the check pass when spared.
 
     Args:
         ranked: all nodes that the recipe quantizes, the most damaging first; no name twice.
-        is_good: whether the check passes with these nodes kept in float and all others quantized;
+        is_good: whether the check passes with these nodes spared and all others as the recipe says;
             never asked about the empty set, which is known to fail, nor twice about one set.
         limit: checks at most, by default `most_evaluations`; at least log2(N) + 5, rounded up, so
             that a passing set is always found.
@@ -83,12 +97,12 @@ def find_culprits(
     if length is None:
         return Culprits(keep=None, minimal=False, evaluations=tuple(search.made))
     known: tuple[int, ...] = ()
-    while True:
-        known = (length - 1, *known)
+    shorter: int | None = length
+    while shorter:
+        known = (shorter - 1, *known)
         shorter = search.shortest_front(known)
-        if shorter is None or shorter == 0:
+        if shorter == known[0] and shorter > _FEW:
             break
-        length = shorter
     return Culprits(
         keep=search.names(search.best), minimal=shorter == 0, evaluations=tuple(search.made)
     )
@@ -119,7 +133,7 @@ class _Search:
         fails = -1 if known else 0
         passes: int | None = end if known else None
         while passes is None or passes - fails > 1:
-            front = self._next_front(fails, passes, end)
+            front = self._from_the_end(fails, passes, end) if known else self._next(fails, passes)
             good = self._check(frozenset((*range(front), *known)))
             if good is None:
                 return None
@@ -131,12 +145,21 @@ class _Search:
                 fails = front
         return passes
 
-    def _next_front(self, fails: int, passes: int | None, end: int) -> int:
-        most = end if passes is None else passes
-        for leap in (0, *_LEAPS):
+    def _next(self, fails: int, passes: int | None) -> int:
+        """By leaps first, then by halving."""
+        most = len(self._ranked) if passes is None else passes
+        for leap in _LEAPS:
             if fails < leap < most:
                 return leap
         return (fails + most + 1) // 2 if passes is None else (fails + most) // 2
+
+    def _from_the_end(self, fails: int, passes: int | None, end: int) -> int:
+        """None at all, then leaving out 1, 3, 7, … of the last while that passes, then by halving."""
+        assert passes is not None
+        if fails < 0:
+            return 0
+        longer = 2 * (end - passes) + 1
+        return max(end - longer, fails + 1) if fails == 0 else (fails + passes) // 2
 
     def _check(self, places: frozenset[int]) -> bool | None:
         """Whether the check passes with these kept; None when no check is left."""

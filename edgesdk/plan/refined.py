@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from edgesdk.plan.allocate import Rung
+from edgesdk.plan.culprits import Culprits
 from edgesdk.plan.damage import NodeSensitivity
 
 
@@ -31,7 +32,7 @@ class NodeWorth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tried:
-    """A form with some nodes kept in float: the name of its candidate, and why it was tried."""
+    """A form with some nodes spared: the name of its candidate, and why it was tried."""
 
     name: str
     why: str
@@ -51,6 +52,9 @@ class Refined:
         nodes: the worst first.
         tried: in the order in which they were tried.
         speedup: of the whole form over the float original; None where it was not measured.
+        mended: the checks that were made to find what makes a form pass that failed; None where
+            none were.
+        spared: what the nodes of a rung get instead: `float`, or `8-bit` weights.
         how: in what state of the others a node's damage was found, as `what each node costs …` ends.
     """
 
@@ -61,6 +65,8 @@ class Refined:
     nodes: tuple[NodeWorth, ...]
     tried: tuple[Tried, ...] = ()
     speedup: float | None = None
+    mended: Culprits | None = None
+    spared: str = "float"
     how: str = "when it alone is quantized"
 
     @classmethod
@@ -74,6 +80,8 @@ class Refined:
         unit: str,
         rows: int,
         speedup: float | None = None,
+        mended: Culprits | None = None,
+        spared: str = "float",
     ) -> Self:
         """From the table's nodes, all at one precision.
 
@@ -85,6 +93,8 @@ class Refined:
             unit: of `saved`.
             rows: of the table.
             speedup: of the whole form, where it was measured.
+            mended: the search for culprits, where it was made.
+            spared: what the nodes of a rung get instead.
         """
         worth = (
             NodeWorth(
@@ -104,6 +114,8 @@ class Refined:
             nodes=tuple(sorted(worth, key=lambda item: (-item.damage, item.node))),
             tried=tuple(tried),
             speedup=speedup,
+            mended=mended,
+            spared=spared,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -122,4 +134,6 @@ class Refined:
             for item in data["tried"]
         )
         nodes = tuple(NodeWorth(**item) for item in data["nodes"])
-        return cls(**{**data, "nodes": nodes, "tried": tuple(tried)})
+        mended = data.get("mended")
+        found = Culprits.from_json(mended) if mended else None
+        return cls(**{**data, "nodes": nodes, "tried": tuple(tried), "mended": found})

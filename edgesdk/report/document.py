@@ -57,7 +57,7 @@ class Row:
         evidence: how the times were obtained.
         warnings: what a reader should know about the figures.
         why: why it was worth trying, in a sentence.
-        kept: names of nodes that stay float beside the recipe.
+        kept: names of nodes that the recipe spares.
     """
 
     name: str

@@ -1,9 +1,10 @@
-"""The part of the page about mixed precision: why which nodes stay float, expected and measured."""
+"""The part of the page about mixed precision: why which nodes are spared, expected and measured."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from edgesdk.plan.culprits import Culprits
 from edgesdk.plan.refined import NodeWorth, Refined, Tried
 from edgesdk.report import words
 from edgesdk.report.damage import Bar, damage_bars
@@ -15,9 +16,9 @@ SHOWN = 24
 _COUNTED = {"ms": "time", "MB": "size"}
 """Units in which gains are known, and what they are of."""
 _TONES = {
-    "chosen": "float in the chosen form",
-    "passed": "float in another form that was tried",
-    "not_better": "integer in all of them",
+    "chosen": "{} in the chosen form",
+    "passed": "{} in another form that was tried",
+    "not_better": "as the recipe says in all of them",
 }
 
 
@@ -38,6 +39,7 @@ def _refinement(report: DeployReport, found: Refined) -> Markup:
         "div",
         el("h3", el("code", found.base)),
         el("p", _summary(found), class_="note"),
+        el("p", _search(found.mended, found.spared), class_="note") if found.mended else None,
         plot,
         _legend(report, found) if plot and found.tried else None,
         _tried(report, found) if found.tried else None,
@@ -57,10 +59,21 @@ def _summary(found: Refined) -> str:
     )
 
 
+def _search(mended: Culprits, spared: str) -> str:
+    """How the culprits were found, check by check."""
+    made = ", ".join(f"{len(e.kept)} {'pass' if e.good else 'fail'}" for e in mended.evaluations)
+    if mended.keep is None:
+        ended = "As many as may be while it can still win do not mend it."
+    else:
+        needed = "none of them can be left out" if mended.minimal else "perhaps not all are needed"
+        ended = f"It is mended with {len(mended.keep)} of them; {needed}."
+    return f"It failed the check. Checked with so many nodes {spared}: {made}. {ended}"
+
+
 def _bar(report: DeployReport, found: Refined, node: NodeWorth) -> Bar:
     kept = [item for item in found.tried if node.node in item.rung.kept]
     is_chosen = any(item.name == report.chosen for item in kept)
-    said = [why(node, found.unit), *(f"float in {item.name}" for item in kept)]
+    said = [why(node, found.unit), *(f"{found.spared} in {item.name}" for item in kept)]
     return Bar(
         node=node.node,
         op=node.op,
@@ -73,7 +86,7 @@ def _bar(report: DeployReport, found: Refined, node: NodeWorth) -> Bar:
 
 
 def why(node: NodeWorth, unit: str) -> str:
-    """Where a node stands in the order of what to keep in float."""
+    """Where a node stands in the order of what to spare."""
     if unit not in _COUNTED:
         return f"{node.damage:.2g} of damage"
     if node.saved <= 0:
@@ -90,13 +103,15 @@ def _saved(node: NodeWorth, unit: str) -> str:
 def _legend(report: DeployReport, found: Refined) -> Markup:
     tones = {_bar(report, found, node).tone for node in found.nodes[:SHOWN]}
     keys = (
-        el("span", said, class_=f"badge s-{tone}") for tone, said in _TONES.items() if tone in tones
+        el("span", said.format(found.spared), class_=f"badge s-{tone}")
+        for tone, said in _TONES.items()
+        if tone in tones
     )
     return el("p", *keys, class_="legend")
 
 
 def _tried(report: DeployReport, found: Refined) -> Markup:
-    """A line for the whole form, then one for each that keeps some nodes in float."""
+    """A line for the whole form, then one for each that spares some nodes."""
     cells = [_whole(report, found), *(_mixed(report, found, item) for item in found.tried)]
     body = (
         el(
@@ -108,7 +123,7 @@ def _tried(report: DeployReport, found: Refined) -> Markup:
     )
     of = _COUNTED.get(found.unit, "time")
     titles = (
-        *("form", "result", "float nodes", "error, expected", "error, measured"),
+        *("form", "result", f"{found.spared} nodes", "error, expected", "error, measured"),
         *(f"{of}, expected", f"{of}, measured", "loss"),
     )
     head = el(
@@ -147,7 +162,7 @@ def _mixed(report: DeployReport, found: Refined, item: Tried) -> Sequence[object
 
 
 def _listed(found: Refined, kept: Sequence[str]) -> Markup:
-    """The nodes that stay float, each with why, behind a click."""
+    """The nodes that are spared, each with why, behind a click."""
     nodes = {node.node: node for node in found.nodes}
     items = (
         el("li", el("code", name), f": {why(nodes[name], found.unit)}")
