@@ -21,6 +21,11 @@ from edgesdk.recipe import Recipe
 
 _CLAMPS = frozenset({"relu"})
 """Tails that disappear in the clipping of an integer output."""
+_INTEGER = frozenset({"conv", "depthwise"})
+"""Kinds that take and give integers in w8a8; products give floats, and what turns their operands into
+integers is part of what was measured."""
+_MOVING = frozenset({"reshape", "transpose", "copy", "pool"})
+"""Kinds that integers pass through as they are."""
 _MODEL_SPREAD = 0.12
 """Standard deviation of the logarithm of what no series tells: caches, placement, fusion."""
 _MEMORY_SPREAD = 0.3
@@ -97,6 +102,7 @@ def predict(graph: GraphWork, recipe: Recipe, backend: str, speeds: Speeds) -> P
         guesses = [speeds.guess(backend, precision, task.kind, task.sizes)]
         guesses += _tail(task, precision, backend, speeds)
         borders = _borders(task, made, precisions, backend)
+        borders += [float(task.weight_elements)] if _left_float(task, recipe, backend) else []
         guesses += [_half_border(speeds, backend, elements) for elements in borders]
         groups.setdefault(task.kind, []).extend(guesses)
         shares.append(
@@ -136,11 +142,18 @@ def _precision(task: Task, recipe: Recipe, backend: str) -> str:
     if task.kind == "batched":
         quantized = recipe.transformer if recipe.quantizer == "nncf" else not recipe.weighted_only
         return "w8a8" if quantized else _float(recipe)
-    # onnxruntime has an integer Conv only where its output is quantized at once.
-    between = backend == "onnxruntime" and task.kind in ("conv", "depthwise") and task.tail
-    if between and recipe.quantizer == "nncf" and task.tail[0][0] not in ("relu", "add", "scale"):
-        return _float(recipe)
-    return "w8a8"
+    return _float(recipe) if _left_float(task, recipe, backend) else "w8a8"
+
+
+def _left_float(task: Task, recipe: Recipe, backend: str) -> bool:
+    """Whether a quantized convolution is computed in float all the same.
+
+    onnxruntime has an integer Conv only where its output is quantized at once, and NNCF quantizes
+    that behind the activation function. Its weights are then dequantized in every run.
+    """
+    tied = backend == "onnxruntime" and recipe.quantizer == "nncf" and recipe.mode == "static"
+    curved = bool(task.tail) and task.tail[0][0] not in ("relu", "add", "scale")
+    return tied and curved and task.kind in ("conv", "depthwise")
 
 
 def _float(recipe: Recipe) -> str:
@@ -160,15 +173,23 @@ def _tail(task: Task, precision: str, backend: str, speeds: Speeds) -> list[Gues
 def _borders(
     task: Task, made: dict[str, Task], precisions: dict[int, str], backend: str
 ) -> list[float]:
-    """Elements of each operand that changes between float and integers on its way in."""
-    integer = precisions[id(task)] == "w8a8"
+    """Elements of each operand that changes between float and integers on its way in.
+
+    OpenVINO's kernels write the type that is wanted behind them; only inputs are converted there.
+    """
+
+    def integer(one: Task | None) -> bool:
+        return one is not None and one.kind in _INTEGER and precisions[id(one)] == "w8a8"
+
+    if task.kind in _MOVING or (precisions[id(task)] == "w8a8" and task.kind not in _INTEGER):
+        return []
     found = []
     for tensor in task.reads:
         maker = made.get(tensor.name)
-        before = maker is not None and precisions[id(maker)] == "w8a8"
-        # A kernel with products writes the type that is wanted after it.
-        free = maker is not None and maker.kind in ANCHORS and (before or backend == "openvino")
-        if before != integer and not free:
+        while maker is not None and maker.kind in _MOVING and maker.reads:
+            maker = made.get(maker.reads[0].name)
+        fused = backend == "openvino" and maker is not None
+        if integer(maker) != integer(task) and not fused:
             found.append(float(max(tensor.elements, 1)))
     return found
 

@@ -62,17 +62,19 @@ def tasks_of(graph: GraphWork) -> tuple[Task, ...]:
     groups = {max(group.nodes): group for group in _patterns(net)}
     covered = {index for group in groups.values() for index in group.nodes}
     tasks: list[Task] = []
+    makers: dict[str, Task] = {}
     ends: dict[str, Task] = {}
     for index, node in enumerate(net.nodes):
         group = groups.get(index)
         if group is None and index in covered:
             continue
-        if node.op == "Pad" and net.after(index, *_PADDED) is not None:
-            continue
-        if node.op in _ALIASES and node.operands:
-            alias = ends.get(node.operands[0].name)
-            if alias is not None and net.readers(node.operands[0].name) == {index}:
-                ends[node.outputs[0].name] = alias
+        if _vanishes(net, index):
+            before, after = node.operands[0].name, node.outputs[0].name
+            if before in makers:
+                makers[after] = makers[before]
+                makers[before].writes.add(after)
+            if before in ends and net.readers(before) == {index} and node.op in _ALIASES:
+                ends[after] = ends[before]
             continue
         members = group.nodes if group else frozenset({index})
         reads = [group.source] if group else list(node.operands)
@@ -82,16 +84,17 @@ def tasks_of(graph: GraphWork) -> tuple[Task, ...]:
         host = _host(net, members, reads, ends) if _absorbable(task.kind) else None
         if host is None:
             task.reads = reads
+            task.writes = {tensor.name for tensor in node.outputs}
+            makers |= dict.fromkeys(task.writes, task)
             tasks.append(task)
             if task.kind in ANCHORS:
                 ends[node.outputs[0].name] = task
-            task.writes = {tensor.name for tensor in node.outputs}
             continue
         if not _is_bias(node, task.kind, host):
             host.tail.append((task.kind, task.sizes[0]))
         host.reads += [tensor for tensor in reads if tensor.name not in host.writes]
-        host.writes |= {node.outputs[0].name}
-        ends[node.outputs[0].name] = host
+        host.writes.add(node.outputs[0].name)
+        makers[node.outputs[0].name] = ends[node.outputs[0].name] = host
     return tuple(tasks)
 
 
@@ -128,6 +131,14 @@ class _Net:
         return only if only >= 0 and self.nodes[only].op in ops else None
 
 
+def _vanishes(net: _Net, index: int) -> bool:
+    """Whether an engine drops a node, or takes it into the next one."""
+    node = net.nodes[index]
+    if not node.operands or not node.outputs:
+        return False
+    return node.op in _ALIASES or (node.op == "Pad" and net.after(index, *_PADDED) is not None)
+
+
 def _task(node: Work, group: _Group | None) -> Task | None:
     kind, sizes = sized(node)
     if group is not None:
@@ -153,7 +164,7 @@ def _absorbable(kind: str) -> bool:
 def _host(
     net: _Net, members: frozenset[int], reads: Sequence[Tensor], ends: dict[str, Task]
 ) -> Task | None:
-    """The latest kernel that one of the operands leaves, if nobody else needs that operand."""
+    """The kernel that an operand leaves whom nobody else needs: of the last such operand."""
     hosts = [
         ends[tensor.name]
         for tensor in reads

@@ -28,7 +28,7 @@ _ENOUGH_S, _MOST_S = 0.15, 0.6
 """How long an experiment is timed: until there are few undisturbed bursts, and at the most."""
 _PAUSE_S = 0.002
 """After being held up; the scheduler favours who has slept."""
-_TARGET_UNITS_US = 800.0
+_TARGET_UNITS_US = 2000.0
 _MOST_UNITS, _FEWEST_UNITS = 16, 2
 _STREAMED_BYTES = 8 << 20
 """Weights that a chain of products has at least: in a model they do not stay in the inner caches."""
@@ -106,7 +106,7 @@ def _timed(
 
 
 def _units(kind: str, sizes: list[int]) -> int:
-    """How many operations take about a millisecond; more costs time, fewer precision."""
+    """How many operations take about one or two milliseconds; more costs time, fewer precision."""
     work = float(math.prod(sizes))
     anchor = kind.partition(">")[0]
     if anchor != kind:

@@ -249,6 +249,7 @@ def _conv(graph: _Graph, sizes: list[int], units: int) -> _Made:
     pairs = max(1, units // 2)
     for _ in range(pairs):
         x = graph.conv(graph.conv(x, inputs, outputs, kernel), outputs, inputs, kernel)
+    graph.activation(x)  # an integer convolution needs an integer behind it
     return _Made(2 * pairs, inputs * side * side)
 
 
@@ -256,7 +257,10 @@ def _stem(graph: _Graph, inputs: int, outputs: int, side: int, kernel: int) -> _
     """First layers cannot be chained: two beside each other, their means added."""
     x = graph.input(1, inputs, 2 * side, 2 * side)
     halves = [
-        graph.add("GlobalAveragePool", [graph.conv(x, inputs, outputs, kernel, stride=2)])
+        graph.add(
+            "GlobalAveragePool",
+            [graph.activation(graph.conv(x, inputs, outputs, kernel, stride=2))],
+        )
         for _ in range(2)
     ]
     graph.add("Add", halves)
@@ -269,6 +273,7 @@ def _depthwise(graph: _Graph, sizes: list[int], units: int) -> _Made:
     x = graph.input(1, channels, side, side)
     for _ in range(units):
         x = graph.conv(x, channels, channels, kernel, groups=channels)
+    graph.activation(x)
     return _Made(units, channels * side * side)
 
 
@@ -425,6 +430,7 @@ def _after(graph: _Graph, anchor: str, tail: str, elements: int, units: int) -> 
         elif tail:
             made = apply_elementwise(graph, tail, made, other)
         x = made
+    graph.activation(x)
     return _Made(units, math.prod(shape))
 
 
