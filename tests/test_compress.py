@@ -280,6 +280,33 @@ def test_a_node_that_is_kept_out_of_float16_keeps_its_weights(
     assert TensorProto.FLOAT16 in types.values()
 
 
+def test_a_pad_with_an_absent_input_goes_into_the_convolution_behind_it(tmp_path: Path) -> None:
+    """As exporters write TensorFlow's uneven borders: onnxruntime folds none with an empty name."""
+    weight = np.random.default_rng(0).normal(0, 0.1, (64, 3, 3, 3)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Pad", ["x", "borders", ""], ["padded"], name="pad"),
+            helper.make_node(
+                "Conv", ["padded", "w"], ["y"], name="conv", strides=[2, 2], pads=[0, 0, 0, 0]
+            ),
+        ],
+        "padded",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 64, 4, 4])],
+        [
+            numpy_helper.from_array(np.array([0, 0, 0, 0, 0, 0, 1, 1], np.int64), "borders"),
+            numpy_helper.from_array(weight, "w"),
+        ],
+    )
+    imports = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8), tmp_path / "m.onnx")
+    done = prepare(tmp_path / "m.onnx", tmp_path / "out", shapes=None)
+    assert done.notes == ()
+    assert [node.op_type for node in onnx.load(done.path).graph.node] == ["Conv"]
+    feed = {"x": np.random.default_rng(1).normal(0, 1, (1, 3, 8, 8)).astype(np.float32)}
+    np.testing.assert_allclose(_run(done.path, feed), _run(tmp_path / "m.onnx", feed), rtol=1e-5)
+
+
 def test_every_prepared_node_has_a_name_of_its_own(prepared: dict[str, Path]) -> None:
     for path in prepared.values():
         names = [node.name for node in onnx.load(path).graph.node]

@@ -99,7 +99,7 @@ def prepare(
         fixed = bool(shapes) and chain.take(
             "input shapes fixed", partial(_fix, shapes=shapes or {})
         )
-        chain.take("weights separated from inputs", _separate_weights)
+        chain.take("weights separated from inputs, absent ones dropped", _plain_inputs)
         if onnx_io.opset_of(structure) < _LOWEST_OPSET:
             chain.take(f"opset raised to {_TARGET_OPSET}", _raise_opset)
         if fold:
@@ -204,12 +204,20 @@ def _fix(source: Path, target: Path, *, shapes: Mapping[str, tuple[int, ...]]) -
     onnx_io.write(proto, target)
 
 
-def _separate_weights(source: Path, target: Path) -> None:
-    """Old files list weights among the inputs, which forbids folding them."""
+def _plain_inputs(source: Path, target: Path) -> None:
+    """Say what goes in as plainly as can be.
+
+    Old files list weights among the inputs, which forbids folding them. Exporters write an absent last
+    input of a node as an empty name; onnxruntime then takes no Pad into the convolution behind it,
+    which made an EfficientNet 1.7 times slower.
+    """
     proto = onnx_io.read_whole(source)
     stored = {tensor.name for tensor in proto.graph.initializer}
     for value in [value for value in proto.graph.input if value.name in stored]:
         proto.graph.input.remove(value)
+    for node in (node for graph in onnx_io.graphs(proto.graph) for node in graph.node):
+        while node.input and not node.input[-1]:
+            node.input.pop()
     proto.ir_version = max(proto.ir_version, 4)
     onnx_io.write(proto, target)
 
