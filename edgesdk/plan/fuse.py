@@ -81,7 +81,7 @@ def tasks_of(graph: GraphWork) -> tuple[Task, ...]:
         task = _task(node, group)
         if task is None:
             continue
-        host = _host(net, members, reads, ends) if _absorbable(task.kind) else None
+        host = _host(net, members, reads, ends, task) if _absorbable(task.kind) else None
         if host is None:
             task.reads = reads
             task.writes = {tensor.name for tensor in node.outputs}
@@ -162,13 +162,22 @@ def _absorbable(kind: str) -> bool:
 
 
 def _host(
-    net: _Net, members: frozenset[int], reads: Sequence[Tensor], ends: dict[str, Task]
+    net: _Net,
+    members: frozenset[int],
+    reads: Sequence[Tensor],
+    ends: dict[str, Task],
+    task: Task,
 ) -> Task | None:
-    """The kernel that an operand leaves whom nobody else needs: of the last such operand."""
+    """The kernel that an operand leaves whom nobody else needs: of the last such operand.
+
+    Not where that is spread over a larger one, as the gate of squeeze and excitation is.
+    """
     hosts = [
         ends[tensor.name]
         for tensor in reads
-        if tensor.name in ends and net.readers(tensor.name) <= members
+        if tensor.name in ends
+        and net.readers(tensor.name) <= members
+        and tensor.elements >= task.elements
     ]
     return hosts[-1] if hosts else None
 
