@@ -10,10 +10,9 @@ marks: at most 1/5 of NNCF's wall time, at most 1/10 of its full validations, la
 kept.
 
 A full validation is a pass of all evaluation rows through a model, whatever it is for; that of the
-float model counts on both sides, and a check of ours that stopped early by its share of the rows.
-NNCF ranks quantizers by such passes where there are no more rows than its default of 300 for them,
-by passes over 300 rows where there are. What is left of the mark when none of those count is written
-beside it.
+float model counts on both sides, and a pass over some of the rows by its share: checks of ours that
+stopped early, and those by which NNCF ranks quantizers where there are more rows than its default of
+300 for them. What is left of the mark when none of NNCF's ranking counts is written beside it.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ class Side:
         name: of the form that came out; empty where none did.
         seconds: from the ONNX file to the artifact; with deploy, to the bundle, all measuring included.
         full_validations: see the top of this module.
-        validated_rows: rows run in these, and in passes over some of them.
+        validated_rows: rows run in these.
         metric: of the artifact on all evaluation rows, in the execution type it is used in.
         value: what the floor is about, in its own terms; likewise.
         keeps_floor: whether that value keeps the floor, without any interval.
@@ -157,7 +156,7 @@ def _verdict(found: Comparison) -> tuple[str, bool]:
     said = (
         f"{found.ours.name}: {found.ours.seconds:.0f} s against {found.nncf.seconds:.0f} s "
         f"({found.time_share:.2f}), {found.ours.full_validations:.1f} full validations against "
-        f"{found.nncf.full_validations} ({found.validation_share:.2f}; without ranking "
+        f"{found.nncf.full_validations:.1f} ({found.validation_share:.2f}; without ranking "
         f"{found.share_without_ranking:.2f}), NNCF's latency / ours {found.direct}, "
         f"{found.floor}: {found.ours.value} against {found.nncf.value}"
     )
@@ -254,7 +253,7 @@ def _nncf(
     side = Side(
         name="quantize_with_accuracy_control",
         seconds=seconds,
-        full_validations=counts["full"] + counts["ranking_full"],
+        full_validations=counts["rows"] / len(samples.evaluation),
         validated_rows=counts["rows"],
         **_figures(judge.check(target, "check-nncf") if target else None),
         details={**details, **counts},
