@@ -10,7 +10,7 @@ import pytest
 from edgesdk.cache import Cache
 from edgesdk.decide import Status
 from edgesdk.deployment import deploy
-from edgesdk.measure.settings import Settings
+from edgesdk.testing.quick import QUICK
 
 CROOKED = '''
 import onnx
@@ -33,18 +33,6 @@ class Crooked(OnnxRuntimeBackend):
         onnx.save(proto, spoiled)
         return super().convert(spoiled, recipe, out)
 '''
-QUICK = Settings(
-    window_s=0.02,
-    min_rounds=5,
-    max_rounds=5,
-    warmup_seconds=0.1,
-    processes=1,
-    settled=1e9,
-    noisy_interval=1e9,
-    hopeless=0.0,
-)
-
-
 BOARD = """
 schema = 1
 extends = "x86-avx2"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,26 +23,16 @@ from edgesdk.device.local import LocalDevice
 from edgesdk.events import nobody
 from edgesdk.evidence import Evidence
 from edgesdk.looks import plan_looks, shuffled
-from edgesdk.measure.settings import Settings
 from edgesdk.model import read_model
 from edgesdk.plan.candidate import Plan
 from edgesdk.quality import Verdict, judge
 from edgesdk.report.html import render_html
 from edgesdk.report.markdown import render_markdown
 from edgesdk.samples import read_samples
+from edgesdk.testing.quick import QUICK
 from edgesdk.trial import check_fully, open_original, prepare_model, try_candidate
 from edgesdk.workshop import Limits, Workshop
 
-QUICK = Settings(
-    window_s=0.02,
-    min_rounds=5,
-    max_rounds=5,
-    warmup_seconds=0.1,
-    processes=1,
-    settled=1e9,
-    noisy_interval=1e9,
-    noisy_spread=1e9,
-)
 RECIPES = ("onnxruntime/fp32", "onnxruntime/w8a8-static")
 FINE, COARSE = RECIPES
 ROWS = 128
@@ -230,7 +219,7 @@ def test_what_fails_on_the_rows_that_were_left_does_not_win(
         calibration=str(tmp_path / "calm.npz"),
         recipes=RECIPES,
         budget=Budget(objective="size", floors=parse_floor("sqnr=20")),
-        settings=replace(QUICK, hopeless=0.0),
+        settings=QUICK,
         cache=Cache(tmp_path / "cache"),
         out=tmp_path / "out",
     )

@@ -22,19 +22,9 @@ from edgesdk.cache import Cache
 from edgesdk.deployment import BUNDLE, REPORT_HTML, REPORT_JSON, Deployment, deploy, preview
 from edgesdk.errors import BudgetNotMet, DeviceError, OutputError
 from edgesdk.events import Event
-from edgesdk.measure.settings import Settings
 from edgesdk.plan.candidate import ORIGINAL
+from edgesdk.testing.quick import QUICK
 
-QUICK = Settings(
-    window_s=0.02,
-    min_rounds=5,
-    max_rounds=5,
-    warmup_seconds=0.1,
-    processes=1,
-    settled=1e9,
-    noisy_interval=1e9,
-    noisy_spread=1e9,
-)
 """Too short to trust a time, long enough to take the whole path; never noisy, for equal results."""
 FEW = ("onnxruntime/fp32", "onnxruntime/w8a8-static", "openvino/fp32")
 
@@ -91,7 +81,7 @@ def test_a_second_deploy_takes_every_result_from_the_cache(
 def test_what_is_too_noisy_to_judge_is_measured_again_once(
     small_cnn: Path, images: Path, cache: Cache, tmp_path: Path
 ) -> None:
-    always = replace(QUICK, noisy_interval=-1.0, hopeless=0.0)
+    always = replace(QUICK, noisy_interval=-1.0)
     bounded = Budget(objective="size", limits=parse_budget("latency=1s"))
     asked = {"samples": str(images), "settings": always, "budget": bounded}
     caching = []

@@ -12,19 +12,9 @@ from edgesdk.budget import Budget, parse_floor
 from edgesdk.cache import Cache
 from edgesdk.decide import Status
 from edgesdk.deployment import deploy
-from edgesdk.measure.settings import Settings
 from edgesdk.plan.culprits import most_evaluations
+from edgesdk.testing.quick import QUICK
 
-QUICK = Settings(
-    window_s=0.02,
-    min_rounds=5,
-    max_rounds=5,
-    warmup_seconds=0.1,
-    processes=1,
-    settled=1e9,
-    noisy_interval=1e9,
-    hopeless=0.0,
-)
 LAYERS, WIDTH, HOSTILE = 5, 48, 2
 
 

@@ -20,21 +20,11 @@ from edgesdk.deployment import Deployment, deploy
 from edgesdk.device.bounded import BoundedDevice
 from edgesdk.device.local import LocalDevice
 from edgesdk.errors import BudgetError, StepFailed
-from edgesdk.measure.settings import Settings
 from edgesdk.plan.candidate import ORIGINAL
 from edgesdk.report.html import render_html
 from edgesdk.report.markdown import render_markdown
+from edgesdk.testing.quick import QUICK
 
-QUICK = Settings(
-    window_s=0.02,
-    min_rounds=5,
-    max_rounds=5,
-    warmup_seconds=0.1,
-    processes=1,
-    settled=1e9,
-    noisy_interval=1e9,
-    noisy_spread=1e9,
-)
 NO_TIME = 1e-6
 KNOWN = ("onnxruntime/fp32", "onnxruntime/w8a8-static")
 
