@@ -17,60 +17,25 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from edgesdk.bench import Bench, Built, Original, Prepared, Trial
+from edgesdk.bases import HOPELESSLY_SLOW, Base, find_bases, is_good
+from edgesdk.bench import Bench, Original, Prepared, Trial
 from edgesdk.clock import OUT_OF_TIME
 from edgesdk.damages import damage_of_sets, sensitivity_of
 from edgesdk.decide import SAME_SPEED, Outcome, decide, sure_speed
-from edgesdk.errors import EdgeSdkError, StepFailed
+from edgesdk.errors import BudgetError, EdgeSdkError, SamplesError, StepFailed
 from edgesdk.events import Event
-from edgesdk.gains import node_gains
 from edgesdk.measure.result import Measurement
 from edgesdk.plan.allocate import Rung, ladder, order_by_worth
-from edgesdk.plan.candidate import Candidate, Choice
+from edgesdk.plan.candidate import Candidate
 from edgesdk.plan.culprits import Culprits, find_culprits
 from edgesdk.plan.damage import SensitivityTable
 from edgesdk.plan.gain import without_losses
 from edgesdk.plan.refined import Refined, Tried
-from edgesdk.quality import Quality, Verdict
-from edgesdk.recipe import Recipe
 from edgesdk.settle import secure
 from edgesdk.trial import check_candidate, measure_failed, smoothed, try_candidate
 
-_MOST_BASES = 3
-"""Forms that are refined: each costs a sensitivity pass and a few candidates."""
-_HOPELESSLY_SLOW = 0.5
-"""Forms below this share of the best speed are not looked into."""
 _WORTHWHILE = 0.02
 """Share of its time that a form must promise to lose before what makes it slow is tried alone."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Base:
-    """A quantized form to be refined.
-
-    Attributes:
-        failed: it fails the check as it is.
-        speedup, ms, mb: of the whole form.
-        gain: what quantizing each node saves; negative where it got slower.
-        unit: of the gains.
-    """
-
-    trial: Trial
-    built: Built
-    failed: bool
-    speedup: float
-    ms: float
-    mb: float
-    gain: Mapping[str, float]
-    unit: str
-
-    @property
-    def hoped(self) -> float:
-        """Its speedup if all that quantizing slows down were float; itself without times."""
-        if self.unit != "ms":
-            return self.speedup
-        lost = -sum(gain for gain in self.gain.values() if gain < 0)
-        return self.speedup * self.ms / max(self.ms - lost, self.ms / 4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,10 +105,18 @@ def refine(
         return check_candidate(bench, candidate, original, prepared)[0]
 
     def measure(trial: Trial) -> Measurement | None:
-        return measure_failed(bench, trial, original, hopeless=lead() * _HOPELESSLY_SLOW)
+        return measure_failed(bench, trial, original, hopeless=lead() * HOPELESSLY_SLOW)
 
     ways = _Ways(attempt=attempt, check=check, measure=measure, lead=lead, smallest=smallest)
-    bases = _bases(bench, trials, baseline, start, ways, accept_undecided=accept_undecided)
+    bases = find_bases(
+        bench,
+        trials,
+        baseline,
+        start,
+        lead=lead(),
+        measure=measure,
+        accept_undecided=accept_undecided,
+    )
     told = [
         _refine_one(
             bench, base, start[base.built.choice.backend], ways, accept_undecided=accept_undecided
@@ -153,48 +126,8 @@ def refine(
     return known, tuple(refined for refined in told if refined is not None)
 
 
-def _bases(
-    bench: Bench,
-    trials: Sequence[Trial],
-    baseline: Outcome,
-    start: Mapping[str, Prepared],
-    ways: _Ways,
-    *,
-    accept_undecided: bool,
-) -> list[_Base]:
-    """The winner where it is quantized, and forms that could overtake it, the most hopeful first."""
-    outcomes = [trial.outcome for trial in trials]
-    decision = decide(baseline, outcomes, bench.budget, accept_undecided=accept_undecided)
-    lead = ways.lead()
-    bases = []
-    for trial in trials:
-        quality, built = trial.outcome.quality, trial.built
-        if built is None or quality is None or built.choice.recipe.mode == "float":
-            continue
-        if _fails_in_float(trials, built.choice, accept_undecided):
-            continue  # what it computes wrongly is no matter of precision
-        measured = trial.outcome.measurement or ways.measure(trial)
-        if measured is None or measured.speedup.high < lead * _HOPELESSLY_SLOW:
-            continue
-        gain, unit = node_gains(bench, built, trials, start[built.choice.backend])
-        base = _Base(
-            trial=trial,
-            built=built,
-            failed=not _is_good(quality, accept_undecided),
-            speedup=measured.speedup.value,
-            ms=measured.latency.p50_ms,
-            mb=measured.artifact_bytes / 1e6,
-            gain=gain,
-            unit=unit,
-        )
-        if trial.outcome.name == decision.chosen or base.hoped >= lead:
-            bases.append(base)
-    bases.sort(key=lambda base: (base.trial.outcome.name != decision.chosen, -base.hoped))
-    return bases[:_MOST_BASES]
-
-
 def _refine_one(
-    bench: Bench, base: _Base, prepared: Prepared, ways: _Ways, *, accept_undecided: bool
+    bench: Bench, base: Base, prepared: Prepared, ways: _Ways, *, accept_undecided: bool
 ) -> Refined | None:
     """Try what refining this form proposes; None where its nodes cannot be told apart."""
     name = base.trial.outcome.name
@@ -222,7 +155,7 @@ def _refine_one(
         if slower:
             (rung,) = _rungs(bench, base, start, [slower])
             trial = trial_of(rung)
-            failed = failed and not _is_good(trial.outcome.quality, accept_undecided)
+            failed = failed and not is_good(trial.outcome.quality, accept_undecided)
             measured = trial.outcome.measurement or ways.measure(trial)
             if measured is None or measured.speedup.value <= base.speedup:
                 # The engine's times of nodes promised what borders took away again.
@@ -239,6 +172,8 @@ def _refine_one(
             for rung in _better(_rungs(bench, base, start, sets)):
                 if _pays(base, rung.extra, ways, factor):
                     trial_of(rung)
+    except (BudgetError, SamplesError):
+        raise  # about what the user gave
     except EdgeSdkError as exc:
         bench.listen(Event(stage="refine", subject=name, state="failed", message=str(exc)))
         if not tried:
@@ -256,7 +191,7 @@ def _refine_one(
     )
 
 
-def _slower(base: _Base, table: SensitivityTable) -> tuple[str, ...]:
+def _slower(base: Base, table: SensitivityTable) -> tuple[str, ...]:
     """What quantizing makes slower, worst first, where that is worth a try of its own."""
     if base.unit != "ms":
         return ()
@@ -269,7 +204,7 @@ def _slower(base: _Base, table: SensitivityTable) -> tuple[str, ...]:
 
 def _mend(
     bench: Bench,
-    base: _Base,
+    base: Base,
     table: SensitivityTable,
     slower: Sequence[str],
     ways: _Ways,
@@ -297,39 +232,24 @@ def _mend(
     if not affordable:
         return None
 
-    def is_good(kept: frozenset[str]) -> bool:
+    def passes(kept: frozenset[str]) -> bool:
         trial = ways.check(_keeping(base, (*slower, *kept), "one of the checks of a search"))
         name, late = trial.outcome.name, trial.outcome.out_of_time
         if late:
             raise StepFailed(late, kind=OUT_OF_TIME)
-        good = _is_good(trial.outcome.quality, accept_undecided)
+        good = is_good(trial.outcome.quality, accept_undecided)
         if good:
             bench.listen(Event(stage="try", subject=name, state="done", message="passes"))
         return good
 
-    return find_culprits(affordable, is_good)
+    return find_culprits(affordable, passes)
 
 
 def _damage_and_gain(
-    base: _Base, table: SensitivityTable
+    base: Base, table: SensitivityTable
 ) -> tuple[dict[str, float], dict[str, float]]:
     damage = {item.node: item.damage for item in table.nodes}
     return damage, {node: base.gain.get(node, 0.0) for node in damage}
-
-
-def _is_good(quality: Quality | None, accept_undecided: bool) -> bool:
-    if quality is None:
-        return False
-    return quality.verdict == Verdict.PASS or (
-        accept_undecided and quality.verdict == Verdict.UNDECIDED
-    )
-
-
-def _fails_in_float(trials: Sequence[Trial], choice: Choice, accept_undecided: bool) -> bool:
-    """Whether the same engine was tried with all nodes in float, and that is not good either."""
-    wanted = Choice(recipe=Recipe(execution=choice.recipe.execution), backend=choice.backend)
-    tried = (trial.outcome for trial in trials if trial.outcome.candidate.single == wanted)
-    return any(one.quality and not _is_good(one.quality, accept_undecided) for one in tried)
 
 
 def _shown_sum(table: SensitivityTable) -> str:
@@ -347,7 +267,7 @@ def _better(rungs: Sequence[Rung]) -> list[Rung]:
     return list(dict.fromkeys(found))
 
 
-def _pays(base: _Base, extra: float, ways: _Ways, factor: float = 1.0) -> bool:
+def _pays(base: Base, extra: float, ways: _Ways, factor: float = 1.0) -> bool:
     """Whether the form could win with so much extra time or so many extra bytes."""
     if base.unit == "MB":
         return base.mb + extra < ways.smallest()
@@ -358,7 +278,7 @@ def _pays(base: _Base, extra: float, ways: _Ways, factor: float = 1.0) -> bool:
     return expected >= ways.lead() * (1 - SAME_SPEED)
 
 
-def _learned(base: _Base, rung: Rung, trial: Trial) -> float | None:
+def _learned(base: Base, rung: Rung, trial: Trial) -> float | None:
     """Extra time as measured over extra time as expected, where both can be told."""
     measured = trial.outcome.measurement
     if measured is None or base.unit != "ms" or rung.extra < base.ms * SAME_SPEED:
@@ -368,7 +288,7 @@ def _learned(base: _Base, rung: Rung, trial: Trial) -> float | None:
 
 
 def _rungs(
-    bench: Bench, base: _Base, prepared: Prepared, sets: Sequence[Sequence[str]]
+    bench: Bench, base: Base, prepared: Prepared, sets: Sequence[Sequence[str]]
 ) -> tuple[Rung, ...]:
     """What each of these sets of nodes leaves when it is spared, simulated, and what that costs."""
     if not sets:
@@ -384,7 +304,7 @@ def _rungs(
     )
 
 
-def _candidate(base: _Base, rung: Rung, table: SensitivityTable, more: str) -> Candidate:
+def _candidate(base: Base, rung: Rung, table: SensitivityTable, more: str) -> Candidate:
     damage = {item.node: item.damage for item in table.nodes}
     shown = ", ".join(sorted(rung.kept, key=lambda node: -damage[node])[:3])
     others = f" and {len(rung.kept) - 3} more" if rung.kept[3:] else ""
@@ -398,7 +318,7 @@ def _candidate(base: _Base, rung: Rung, table: SensitivityTable, more: str) -> C
     )
 
 
-def _keeping(base: _Base, kept: Sequence[str], why: str) -> Candidate:
+def _keeping(base: Base, kept: Sequence[str], why: str) -> Candidate:
     ((component, choice),) = base.trial.outcome.candidate.choices
     return Candidate(
         choices=((component, replace(choice, kept=tuple(sorted(kept)))),),
