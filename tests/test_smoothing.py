@@ -22,12 +22,13 @@ from edgesdk.compress.equalize import Reader, choose_scale, noise
 from edgesdk.compress.prepare import prepare
 from edgesdk.compress.rescale import Rescaler
 from edgesdk.compress.smoothing import PREFIX, smooth
+from edgesdk.decide import Status
 from edgesdk.deployment import deploy
 from edgesdk.errors import RecipeError, SamplesError
-from edgesdk.measure.settings import Settings
 from edgesdk.recipe import Recipe
 from edgesdk.samples import Sample
 from edgesdk.testing.graphs import build
+from edgesdk.testing.quick import QUICK
 
 Array = NDArray[Any]
 STATIC, DYNAMIC = Recipe.parse("w8a8-static-smooth"), Recipe.parse("w8a8-dynamic-smooth")
@@ -316,7 +317,9 @@ def test_channels_that_are_never_used_keep_their_scale() -> None:
     assert found.values[1] == found.values[2] == 1.0
 
 
-def test_deploy_smooths_once_for_recipes_that_share_it(post_norm: Path, tmp_path: Path) -> None:
+def test_deploy_smooths_once_for_all_that_share_it_and_refines_what_it_smoothed(
+    post_norm: Path, tmp_path: Path
+) -> None:
     np.savez(tmp_path / "rows.npz", x=_noise(1, 24, 9, 32))
     recipes = ("w8a8-static-weighted-smooth", "w8a8-static-weighted-symmetric-smooth")
     done = deploy(
@@ -324,13 +327,21 @@ def test_deploy_smooths_once_for_recipes_that_share_it(post_norm: Path, tmp_path
         profile="x86",
         samples=str(tmp_path / "rows.npz"),
         recipes=tuple(f"onnxruntime/{name}" for name in recipes),
-        budget=Budget(objective="size", floors=parse_floor("cosine=0.9")),
-        settings=Settings(window_s=0.02, min_rounds=2, max_rounds=2, processes=1),
+        budget=Budget(objective="size", floors=parse_floor("cosine=0.9999")),
+        settings=QUICK,
         cache=Cache(tmp_path / "cache"),
         out=tmp_path / "out",
+        refine=True,
     )
     assert not [outcome.error for outcome in done.outcomes if outcome.error]
     steps = Counter(
         entry.name.split("-")[0] for entry in (tmp_path / "cache" / "entries").iterdir()
     )
     assert (steps["smooth"], steps["ranges"]) == (1, 1)
+    status = {item.name: item.status for item in done.decision.judged}
+    whole = {status[f"onnxruntime/{name}"] for name in recipes}
+    assert whole <= {Status.FAILED, Status.UNDECIDED}
+    searched = [refined.mended for refined in done.report.refined if refined.mended]
+    assert searched
+    assert all(mended.evaluations for mended in searched)
+    assert steps["written"] == len(searched)  # what smoothing left is looked at, node by node
