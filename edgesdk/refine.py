@@ -242,7 +242,11 @@ def _mend(
             bench.listen(Event(stage="try", subject=name, state="done", message="passes"))
         return good
 
-    return find_culprits(affordable, passes)
+    def costs(kept: tuple[str, ...]) -> bool:
+        """Whether sparing these takes time that can be noticed: else more of them are only better."""
+        return base.unit != "ms" or sum(gain[node] for node in kept) > SAME_SPEED * base.ms
+
+    return find_culprits(affordable, passes, worth_shrinking=costs)
 
 
 def _damage_and_gain(

@@ -117,6 +117,17 @@ def test_damage_that_is_spread_over_many_nodes_ends_the_search_early() -> None:
     assert len(found.evaluations) <= most_evaluations(60) - 3
 
 
+def test_a_set_that_is_not_worth_shrinking_is_taken_as_it_is() -> None:
+    check = _faults(100, {3, 40})
+    ranked = [f"n{i}" for i in range(100)]
+    found = find_culprits(ranked, check, worth_shrinking=lambda kept: len(kept) > 60)
+    assert found.keep is not None
+    assert 41 <= len(found.keep) <= 60
+    assert not found.minimal
+    assert found.evaluations[-1].good, "it ends with the first that is small enough"
+    assert sum(one.good for one in found.evaluations) == 1
+
+
 def test_a_fault_that_lies_elsewhere_is_said_so() -> None:
     found = find_culprits([f"n{i}" for i in range(50)], lambda kept: False)
     assert found.keep is None

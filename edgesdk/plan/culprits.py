@@ -45,7 +45,7 @@ class Culprits:
     Attributes:
         keep: nodes to spare, in ranking order; None when the check fails with all of them
             kept, so that the fault lies elsewhere.
-        minimal: each of them was shown to be needed beside the others.
+        minimal: each of them was shown to be needed beside the others; a single one is.
         evaluations: every check made, in order.
     """
 
@@ -73,6 +73,7 @@ def find_culprits(
     is_good: Callable[[frozenset[str]], bool],
     *,
     limit: int | None = None,
+    worth_shrinking: Callable[[tuple[str, ...]], bool] = lambda kept: True,
 ) -> Culprits:
     """Find a small set of nodes that makes the check pass when spared.
 
@@ -82,6 +83,7 @@ def find_culprits(
             never asked about the empty set, which is known to fail, nor twice about one set.
         limit: checks at most, by default `most_evaluations`; at least log2(N) + 5, rounded up, so
             that a passing set is always found.
+        worth_shrinking: whether to look for a smaller set than one that passes.
 
     Raises:
         InputError: no nodes, a name twice, or a limit that is too low.
@@ -92,33 +94,38 @@ def find_culprits(
         raise InputError(f"a ranking of {len(ranked)} nodes; it needs at least one, each once")
     if most < fewest:
         raise InputError(f"{most} checks for {len(ranked)} nodes; legal: {fewest} and more")
-    search = _Search(tuple(ranked), is_good, most)
+    search = _Search(tuple(ranked), is_good, most, worth_shrinking)
     length = search.shortest_front(())
     if length is None:
         return Culprits(keep=None, minimal=False, evaluations=tuple(search.made))
     known: tuple[int, ...] = ()
     shorter: int | None = length
-    while shorter:
+    while shorter and not search.is_enough:
         known = (shorter - 1, *known)
         shorter = search.shortest_front(known)
         if shorter == known[0] and shorter > _FEW:
             break
-    return Culprits(
-        keep=search.names(search.best), minimal=shorter == 0, evaluations=tuple(search.made)
-    )
+    minimal = len(search.best) == 1 or (shorter == 0 and not search.is_enough)
+    return Culprits(keep=search.names(search.best), minimal=minimal, evaluations=tuple(search.made))
 
 
 class _Search:
     """Sets are tuples of places in the ranking."""
 
     def __init__(
-        self, ranked: tuple[str, ...], is_good: Callable[[frozenset[str]], bool], most: int
+        self,
+        ranked: tuple[str, ...],
+        is_good: Callable[[frozenset[str]], bool],
+        most: int,
+        worth_shrinking: Callable[[tuple[str, ...]], bool],
     ) -> None:
+        self.is_enough = False
         self.made: list[Evaluation] = []
         self.best: tuple[int, ...] = ()
         self._ranked = ranked
         self._is_good = is_good
         self._most = most
+        self._worth_shrinking = worth_shrinking
         self._seen: dict[frozenset[int], bool] = {}
 
     def names(self, places: tuple[int, ...]) -> tuple[str, ...]:
@@ -139,6 +146,8 @@ class _Search:
                 return None
             if good:
                 passes = front
+                if self.is_enough:
+                    break
             elif front == end:
                 return None
             else:
@@ -173,6 +182,7 @@ class _Search:
         self.made.append(Evaluation(kept=self.names(tuple(places)), good=good))
         if good and (not self.best or len(places) < len(self.best)):
             self.best = tuple(places)
+            self.is_enough = not self._worth_shrinking(self.names(self.best))
         return good
 
     def _implied(self, places: frozenset[int]) -> bool | None:
