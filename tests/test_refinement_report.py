@@ -205,12 +205,12 @@ def test_sizes_and_uncounted_gains_have_no_times(refined: Refined) -> None:
 
 def test_the_page_tells_how_the_culprits_were_found(refined: Refined) -> None:
     text = text_of(render_html(reported(refined)))
-    assert "It failed the check" in text
+    assert "It did not pass the check" in text
     assert "2 fail, 1 pass. It is mended with 1 of them; none of them can be left out." in text
     assert refined.mended
     lost = replace(refined.mended, keep=None)
     assert "do not mend it" in text_of(render_html(reported(replace(refined, mended=lost))))
-    assert "It failed" not in text_of(render_html(reported(replace(refined, mended=None))))
+    assert "It did not pass" not in text_of(render_html(reported(replace(refined, mended=None))))
 
 
 def test_without_refining_there_is_no_such_part(refined: Refined) -> None:

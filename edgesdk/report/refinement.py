@@ -67,7 +67,7 @@ def _search(mended: Culprits, spared: str) -> str:
     else:
         needed = "none of them can be left out" if mended.minimal else "perhaps not all are needed"
         ended = f"It is mended with {len(mended.keep)} of them; {needed}."
-    return f"It failed the check. Checked with so many nodes {spared}: {made}. {ended}"
+    return f"It did not pass the check. Tried with so many nodes {spared}: {made}. {ended}"
 
 
 def _bar(report: DeployReport, found: Refined, node: NodeWorth) -> Bar:
