@@ -308,12 +308,13 @@ def _figures(quality: Quality | None) -> dict[str, Any]:
 
 
 def _steps(cache: Path) -> list[tuple[str, int]]:
-    """Every step that ran, by the record that each leaves, with the rows that it was given."""
+    """Every step that ran, by the record that each leaves, with how many rows it ran."""
     found = []
     for record in sorted(cache.glob("entries/*/request.json")):
         asked = json.loads(record.read_text(encoding="utf-8"))
-        rows = asked["request"].get("rows") or {"rows": ()}
-        found.append((asked["target"].partition(":")[2], len(rows["rows"])))
+        given = asked["request"].get("rows") or {"rows": ()}
+        rows = asked["request"].get("look") or given["rows"]
+        found.append((asked["target"].partition(":")[2], len(rows)))
     return found
 
 
