@@ -157,7 +157,7 @@ def _mixed(report: DeployReport) -> Markup | None:
     """Which nodes stay float, and why."""
     found = refinements(report)
     note = (
-        "Nodes stay float in the order of the damage that quantizing them does for each "
+        "Nodes are spared in the order of the damage that quantizing them does for each "
         "millisecond (or megabyte) that it saves. What was expected of each form stands before "
         "what was measured; point at a node for its figures."
     )
