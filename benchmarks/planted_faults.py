@@ -18,7 +18,7 @@ _SHARE, _FEWEST_CHANNELS = 0.1, 8
 """Of a node's input channels, which channels are scaled; how many it must have."""
 
 
-def has_channels(site: Site) -> bool:
+def _has_channels(site: Site) -> bool:
     """Whether the recipe quantizes it: it leaves look-ups and products of two activations alone."""
     return site.op != "Gather" and site.weight == 1 and site.axis is not None
 
@@ -35,7 +35,7 @@ def make_hostile(
     sites = [
         site
         for site in find_sites(proto)
-        if has_channels(site)
+        if _has_channels(site)
         and groups[site.node] == 1
         and uses.count(site.inputs[1]) == 1
         and tensors[site.inputs[1]].dims[_input_axis(site)] >= _FEWEST_CHANNELS

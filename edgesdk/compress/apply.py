@@ -75,8 +75,8 @@ def compress(
             done that gives the smoothed model and the recipe without it.
         out: where `model.onnx` goes; need not exist.
         calibration: real samples, for recipes that need them.
-        kept: names of nodes that stay float; a static recipe quantizes them, too, and restores
-            them afterwards.
+        kept: names of nodes that get `recipe.spared` instead; a static recipe quantizes
+            them, too, and restores them afterwards.
         ranges: what `ranges.observe` wrote for this model and these samples; without it, recipes
             that need ranges observe them now, as do those with `-smooth` in any case.
         memory_bytes: what this process may use; None for no limit.
