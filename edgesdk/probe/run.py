@@ -18,6 +18,7 @@ from edgesdk.events import Event, Listener, nobody
 from edgesdk.files import write_text
 from edgesdk.isolate import run_isolated
 from edgesdk.machine import Machine, detect
+from edgesdk.probe.doubts import doubtful, settled
 from edgesdk.probe.points import Experiment, experiments
 from edgesdk.probe.series import Timed, series_of
 from edgesdk.probe.write import Engine, Findings, profile_text
@@ -27,6 +28,8 @@ from edgesdk.recipe import Recipe
 
 _CHUNK = 16
 """Experiments in one child process: what a crash costs at most."""
+_REVISITED = 48
+"""Doubtful experiments that are taken again together."""
 _STEP_TIMEOUT_S = 120.0
 _CLOSING_S = 2.0
 """Kept for ending the last child and writing the profile."""
@@ -249,47 +252,61 @@ class _Bench:
         )
 
     def all(self, planned: Sequence[Experiment]) -> list[Timed]:
-        """As many experiments as there is time for."""
+        """As many experiments as there is time for, then those again that are doubtful."""
         timed: list[Timed] = []
         for chunk in _chunks(planned):
             if self._left_s() <= 0:
                 break
-            first = chunk[0]
-            subject = f"{first.backend} {first.precision}"
-            self._listen(
-                Event(
-                    stage="probe",
-                    subject=subject,
-                    state="begin",
-                    done=len(timed),
-                    total=len(planned),
-                )
-            )
-            answers = self._ask(
-                "time_experiments",
-                {
-                    "backend": first.backend,
-                    "execution": first.execution,
-                    "precision": first.precision,
-                    "threads": self._threads,
-                    "seconds": self._left_s(),
-                    "experiments": [[item.kind, list(item.sizes)] for item in chunk],
-                },
-                subject,
-            )
-            for item, answer in zip(chunk, (answers or {"times": []})["times"], strict=False):
-                if "error" in answer:
-                    self.failures.append(f"{subject} {item.kind}: {answer['error']}")
-                timed.append(Timed(experiment=item, answer=answer))
+            timed += self._time(chunk, done=len(timed), total=len(planned))
+        again = self._again(timed)
+        message = f"{len(timed)} of {len(planned)} experiments"
         self._listen(
             Event(
                 stage="probe",
                 state="done",
-                message=f"{len(timed)} of {len(planned)} experiments",
+                message=f"{message}, {len(again)} of them again",
                 done=len(timed),
                 total=len(planned),
             )
         )
+        return [again.get(item.experiment, item) for item in timed]
+
+    def _again(self, timed: Sequence[Timed]) -> dict[Experiment, Timed]:
+        """What contradicts its neighbours, taken once more, the most doubtful first."""
+        found: dict[Experiment, Timed] = {}
+        doubts = doubtful(timed)
+        for start in range(0, len(doubts), _REVISITED):
+            visited = {item.experiment: item for item in doubts[start : start + _REVISITED]}
+            ordered = sorted(visited, key=attrgetter("backend", "precision", "turn"))
+            for _, group in itertools.groupby(ordered, key=attrgetter("backend", "precision")):
+                if self._left_s() <= 0:
+                    return found
+                for item in self._time(list(group), done=len(timed), total=len(timed)):
+                    found[item.experiment] = settled(visited[item.experiment], item)
+        return found
+
+    def _time(self, chunk: Sequence[Experiment], *, done: int, total: int) -> list[Timed]:
+        """Experiments of one backend and precision, in one child process."""
+        first = chunk[0]
+        subject = f"{first.backend} {first.precision}"
+        self._listen(Event(stage="probe", subject=subject, state="begin", done=done, total=total))
+        answers = self._ask(
+            "time_experiments",
+            {
+                "backend": first.backend,
+                "execution": first.execution,
+                "precision": first.precision,
+                "threads": self._threads,
+                "seconds": self._left_s(),
+                "experiments": [[item.kind, list(item.sizes)] for item in chunk],
+            },
+            subject,
+        )
+        timed = []
+        for item, answer in zip(chunk, (answers or {"times": []})["times"], strict=False):
+            if "error" in answer:
+                self.failures.append(f"{subject} {item.kind}: {answer['error']}")
+            timed.append(Timed(experiment=item, answer=answer))
         return timed
 
     def _open(self, backend: str, *, width: int, layers: int) -> dict[str, Any] | None:
