@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 DEMO := build/demo
 
-.PHONY: help test check demo format docs setup models clean
+.PHONY: help nightly test check demo format docs setup models clean
 
 help:
 	@echo "make test    lint, types, import contracts, all tests"
@@ -27,6 +27,10 @@ check: setup
 
 test: check models
 	$(RUN) -m pytest
+
+# What takes minutes: a whole ARM computer under emulation.
+nightly: setup
+	$(RUN) -m pytest -m nightly
 
 demo: models
 	@rm -rf $(DEMO)

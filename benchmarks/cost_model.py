@@ -139,12 +139,12 @@ def _pairs(name: str, folder: Path, work: Path, speeds: Speeds) -> list[dict[str
             except EdgeSdkError as exc:
                 print(f"{name} {backend}/{recipe}: {exc}"[:200], flush=True)
                 continue
-            undisturbed_ms = float(np.quantile(measured.latency.runs_ms, 0.25))
+            undisturbed_ms = float(np.quantile(measured.timed.runs_ms, 0.25))
             pair = _pair(name, f"{backend}/{recipe}", guess, undisturbed_ms)
             pair |= {
-                "measured_p50_ms": round(measured.latency.p50_ms, 4),
+                "measured_p50_ms": round(measured.timed.p50_ms, 4),
                 "predicted_peak_mib": round(guess.peak_mib, 1),
-                "peak_mib": round(measured.peak_mib, 1),
+                "peak_mib": round(measured.used_mib, 1),
                 "predicting_took_ms": round(took_ms, 2),
                 "stable": measured.stable,
                 "warnings": list(measured.warnings),

@@ -179,7 +179,7 @@ class _Job:
         return Row(
             name=name,
             speedup=measured.speedup,
-            p50_ms=measured.latency.p50_ms,
+            p50_ms=measured.timed.p50_ms,
             metric=score.candidate,
             cosine=worst_cosine(quality),
             verdict=quality.verdict.value,

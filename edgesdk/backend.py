@@ -183,6 +183,8 @@ class Backend(ABC):
     """As in profiles, candidates and manifests; equal to the entry point's name."""
     install: ClassVar[str]
     """The line that installs the engine, for messages."""
+    distributions: ClassVar[tuple[str, ...]] = ()
+    """Names on the package index of what opening an artifact needs beside numpy."""
     executions: ClassVar[frozenset[str]] = frozenset({"fp32"})
     """The float types it can be told to execute in; the profile says which the device has."""
 

@@ -87,7 +87,7 @@ def find_bases(
             built=built,
             failed=not is_good(quality, accept_undecided),
             speedup=measured.speedup.value,
-            ms=measured.latency.p50_ms,
+            ms=measured.timed.p50_ms,
             mb=measured.artifact_bytes / 1e6,
             gain=gain,
             unit=unit,

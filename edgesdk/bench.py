@@ -43,7 +43,8 @@ class Bench:
         """What a step is told that opens an artifact."""
         return {
             "backend": choice.backend,
-            "artifact": str(converted.path),
+            "artifact": converted.path,
+            "files": artifact_files(converted.path),
             "execution": choice.recipe.execution,
             "threads": self.threads,
         }
@@ -81,9 +82,13 @@ class Built:
             artifact=self.converted.path,
             execution=self.choice.recipe.execution,
             threads=threads,
-            # External data may lie beside the artifact under any name.
-            files=tuple(sorted(f for f in self.converted.path.parent.rglob("*") if f.is_file())),
+            files=artifact_files(self.converted.path),
         )
+
+
+def artifact_files(artifact: Path) -> tuple[Path, ...]:
+    """All files of an artifact; external data may lie beside it under any name."""
+    return tuple(sorted(file for file in artifact.parent.rglob("*") if file.is_file()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

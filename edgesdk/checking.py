@@ -104,8 +104,8 @@ def _run(
         {
             **bench.opening(built.choice, built.converted),
             **shared,
-            "rows": bench.samples.evaluation.to_json(),
-            "reference": str(original.reference.folder / "outputs"),
+            "rows": bench.samples.evaluation,
+            "reference": original.reference.folder / "outputs",
             "metrics": list(bench.metrics),
         },
         {
@@ -115,6 +115,7 @@ def _run(
             "reference": original.reference.key,
             "metrics": [metric_identity(name) for name in bench.metrics],
         },
+        device=bench.device,
         like=built.choice.backend,
         then=like[1:],
     )

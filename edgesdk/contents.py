@@ -34,6 +34,7 @@ def bundle_contents(
     built: Built,
     reference: Path,
     threads: int,
+    computed: Evidence,
     environment: Mapping[str, str],
 ) -> BundleContents:
     """Everything that ships, for the chosen outcome of a single model.
@@ -43,6 +44,7 @@ def bundle_contents(
         built: its artifact, and its outputs on the first evaluation rows.
         reference: folder of the original's outputs on the evaluation rows.
         threads: as measured.
+        computed: what outputs computed on that device are.
         environment: facts of the machine that measured.
     """
     artifact = built.converted.path
@@ -74,7 +76,7 @@ def bundle_contents(
         inputs=ports_in,
         outputs=ports_out,
         components=(component,),
-        quality=_quality(outcome.quality, samples),
+        quality=_quality(outcome.quality, samples, computed),
         golden=_golden(samples, reference, built.outputs or reference),
         measured=_figures(outcome.measurement),
         environment=environment,
@@ -111,36 +113,39 @@ def _figures(measurement: Measurement | None) -> tuple[Figure, ...]:
     if measurement is None:
         return ()
     latency, speedup = measurement.latency, measurement.speedup
-
-    def figure(name: str, value: float, unit: str) -> Figure:
-        return Figure(name=name, value=value, unit=unit, evidence=measurement.evidence)
-
-    return (
-        figure("latency_p50", latency.p50_ms, "ms"),
-        figure("latency_p90", latency.p90_ms, "ms"),
-        figure("latency_p95", latency.p95_ms, "ms"),
-        figure("latency_p99", latency.p99_ms, "ms"),
-        Figure(
-            name="speedup",
-            value=speedup.value,
-            low=speedup.low,
-            high=speedup.high,
-            unit="x",
-            evidence=measurement.evidence,
-        ),
-        figure("load", measurement.load_ms, "ms"),
-        figure("first_run", measurement.first_run_ms, "ms"),
-        figure("peak_memory", measurement.peak_mib, "MiB"),
-        Figure(
-            name="artifact_size",
-            value=float(measurement.artifact_bytes),
-            unit="bytes",
-            evidence=Evidence.MEASURED,
-        ),
+    known = {
+        ("latency_p50", "ms"): latency.p50_ms if latency else None,
+        ("latency_p90", "ms"): latency.p90_ms if latency else None,
+        ("latency_p95", "ms"): latency.p95_ms if latency else None,
+        ("latency_p99", "ms"): latency.p99_ms if latency else None,
+        ("instructions", "instructions"): measurement.instructions,
+        ("load", "ms"): measurement.load_ms,
+        ("first_run", "ms"): measurement.first_run_ms,
+        ("peak_memory", "MiB"): measurement.peak_mib,
+    }
+    figures = [
+        Figure(name=name, value=value, unit=unit, evidence=measurement.evidence)
+        for (name, unit), value in known.items()
+        if value is not None
+    ]
+    ratio = Figure(
+        name="speedup" if latency else "fewer_instructions",
+        value=speedup.value,
+        low=speedup.low,
+        high=speedup.high,
+        unit="x",
+        evidence=measurement.evidence,
     )
+    size = Figure(
+        name="artifact_size",
+        value=float(measurement.artifact_bytes),
+        unit="bytes",
+        evidence=Evidence.MEASURED,
+    )
+    return (*figures, ratio, size)
 
 
-def _quality(quality: Quality | None, samples: Samples) -> QualityEntry:
+def _quality(quality: Quality | None, samples: Samples, computed: Evidence) -> QualityEntry:
     """The verdict and the figures it rests on; the original is its own reference."""
     if samples.synthetic:
         return QualityEntry(verdict="unknown", reason="no real samples were given")
@@ -154,7 +159,7 @@ def _quality(quality: Quality | None, samples: Samples) -> QualityEntry:
             low=item.cosine_low,
             high=item.cosine_high,
             unit="ratio",
-            evidence=Evidence.MEASURED,
+            evidence=computed,
         )
         for item in quality.closeness
         if item.cosine is not None
@@ -164,7 +169,7 @@ def _quality(quality: Quality | None, samples: Samples) -> QualityEntry:
             name=score.metric,
             value=score.candidate,
             unit="ratio",
-            evidence=Evidence.MEASURED,
+            evidence=computed,
         )
         for score in quality.scores
         if score.candidate is not None

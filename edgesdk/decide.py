@@ -243,8 +243,8 @@ def limit_value(limit: Limit, measurement: Measurement) -> float:
     if limit.quantity == "size":
         return float(measurement.artifact_bytes)
     if limit.quantity == "memory":
-        return measurement.peak_mib * 1024 * 1024
-    return float(getattr(measurement.latency, f"{limit.statistic}_ms"))
+        return measurement.used_mib * 1024 * 1024
+    return float(getattr(measurement.timed, f"{limit.statistic}_ms"))
 
 
 def quality_loss(outcome: Outcome) -> float:
@@ -317,11 +317,13 @@ def _not_better(outcome: Outcome, baseline: Outcome, budget: Budget) -> str | No
             return None
         return f"not smaller than the float original ({new.artifact_bytes:,} bytes)"
     if budget.objective == "memory":
-        if new.peak_mib < old.peak_mib:
+        if new.used_mib < old.used_mib:
             return None
-        return f"peak memory {new.peak_mib:.0f} MiB is not below the float original's"
+        return f"peak memory {new.used_mib:.0f} MiB is not below the float original's"
     if new.speedup.low > 1.0:
         return None
+    if new.latency is None:
+        return f"not fewer instructions than the float original: {new.speedup} x"
     verb = "slower than" if new.speedup.high < 1.0 else "not faster with confidence than"
     return f"{verb} the float original: {new.speedup} x"
 
@@ -335,7 +337,7 @@ def _order(outcome: Outcome, budget: Budget) -> float:
         case "size":
             return float(measurement.artifact_bytes)
         case "memory":
-            return measurement.peak_mib
+            return measurement.used_mib
         case "quality":
             return quality_loss(outcome)
         case _:
@@ -393,11 +395,15 @@ def _advantage(winner: Outcome, other: Outcome, budget: Budget) -> str:
     if budget.objective == "size":
         return f"smaller ({new.artifact_bytes / 1e6:.1f} against {old.artifact_bytes / 1e6:.1f} MB)"
     if budget.objective == "memory":
-        return f"smaller in memory ({new.peak_mib:.0f} against {old.peak_mib:.0f} MiB)"
+        return f"smaller in memory ({new.used_mib:.0f} against {old.used_mib:.0f} MiB)"
     if budget.objective == "quality":
         return f"closer to the original (loss {quality_loss(winner):.4f})"
+    counted = new.latency is None
     if _same_speed(other, winner):
-        return "as fast, and closer to the original"
+        same = "about as many instructions" if counted else "as fast"
+        return f"{same}, and closer to the original"
+    if counted:
+        return f"less work ({new.speedup.value:.2f} x against {old.speedup.value:.2f} x)"
     return f"faster ({new.speedup.value:.2f} x against {old.speedup.value:.2f} x)"
 
 
@@ -408,6 +414,8 @@ def _headline(winner: Outcome, baseline: Outcome, budget: Budget) -> str:
     if measurement is None or before is None:
         return winner.name
     speed = f"{measurement.speedup} x the speed of the float original"
+    if measurement.latency is None:
+        speed = f"{measurement.speedup} x fewer instructions than the float original"
     size = f"{before.artifact_bytes / max(measurement.artifact_bytes, 1):.1f} x smaller"
     if measurement.artifact_bytes >= before.artifact_bytes:
         size = f"{measurement.artifact_bytes / max(before.artifact_bytes, 1):.2f} x its size"

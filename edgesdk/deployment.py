@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,9 @@ from edgesdk.clock import OUT_OF_TIME, Clock, spell
 from edgesdk.contents import bundle_contents
 from edgesdk.damages import sensitivity
 from edgesdk.decide import Decision, Outcome, decide, sure_speed
+from edgesdk.device.base import Device
+from edgesdk.device.cores import cores_like
+from edgesdk.device.find import LOCAL
 from edgesdk.device.local import LocalDevice
 from edgesdk.errors import (
     BudgetError,
@@ -43,7 +46,7 @@ from edgesdk.refine import refine
 from edgesdk.report.document import DeployReport
 from edgesdk.report.html import render_html
 from edgesdk.reporting import build_report
-from edgesdk.request import Request, metrics_of, plan_of, read_usable_model, samples_of
+from edgesdk.request import Request, device_of, metrics_of, plan_of, read_usable_model, samples_of
 from edgesdk.samples import Samples
 from edgesdk.settle import secure, settle
 from edgesdk.trial import (
@@ -125,44 +128,18 @@ def deploy(
         clock=clock,
     )
     device_profile = load_profile(request.profile)
-    evidence = _evidence(device_profile, detect())
-    samples = samples_of(request, facts, workshop.cache)
-    plan = plan_of(request, facts, device_profile, samples)
-    listen(
-        Event(
-            stage="plan",
-            message=f"{len(plan.candidates)} candidates, {len(plan.rejected)} ruled out",
+    with closing(device_of(request, device_profile, workshop.cache)) as device:
+        return _deploy_on(
+            device,
+            request,
+            facts,
+            workshop,
+            device_profile,
+            settings or Settings(),
+            listen,
+            target=target,
+            force=force,
         )
-    )
-    for note in (*plan.notes, *samples.notes):
-        listen(Event(stage="plan", message=note))
-
-    bench = _bench(
-        request, facts, samples, workshop, device_profile, settings or Settings(), evidence, listen
-    )
-    with _time_for_one(clock):
-        original = open_original(bench, plan)
-        trials, baseline, refined, notes = _try_all(bench, plan, original, request)
-    outcomes = [trial.outcome for trial in trials]
-    decision = decide(baseline, outcomes, request.budget, accept_undecided=request.accept_undecided)
-    listen(
-        Event(
-            stage="decide", state="done", subject=decision.chosen or "", message=decision.headline
-        )
-    )
-    return _finish(
-        bench,
-        plan,
-        decision,
-        [baseline, *outcomes],
-        trials,
-        original,
-        device_profile,
-        refined=refined,
-        notes=(*plan.notes, *samples.notes, *notes),
-        target=target,
-        force=force,
-    )
 
 
 def preview(model: str | Path, *, profile: str, **options: Any) -> Plan:
@@ -210,6 +187,70 @@ def simulate(
     return sensitivity(bench, precisions, prepare_model(bench, plan))
 
 
+def _deploy_on(
+    device: Device,
+    request: Request,
+    facts: Model,
+    workshop: Workshop,
+    device_profile: Profile,
+    settings: Settings,
+    listen: Listener,
+    *,
+    target: Path,
+    force: bool,
+) -> Deployment:
+    """From the plan to the output folder, with everything that runs on the device run there."""
+    machine = device.machine()
+    evidence = _evidence(device_profile, device, machine)
+    samples = samples_of(request, facts, workshop.cache)
+    engines = device.engines(request.backends or device_profile.backends)
+    plan = plan_of(request, facts, device_profile, samples, engines)
+    listen(
+        Event(
+            stage="plan",
+            message=f"{len(plan.candidates)} candidates, {len(plan.rejected)} ruled out",
+        )
+    )
+    for note in (*plan.notes, *samples.notes):
+        listen(Event(stage="plan", message=note))
+
+    bench = _bench(
+        request,
+        facts,
+        samples,
+        workshop,
+        device_profile,
+        settings,
+        evidence,
+        listen,
+        device=device,
+        machine=machine,
+    )
+    with _time_for_one(workshop.clock):
+        original = open_original(bench, plan)
+        trials, baseline, refined, notes = _try_all(bench, plan, original, request)
+    outcomes = [trial.outcome for trial in trials]
+    decision = decide(baseline, outcomes, request.budget, accept_undecided=request.accept_undecided)
+    listen(
+        Event(
+            stage="decide", state="done", subject=decision.chosen or "", message=decision.headline
+        )
+    )
+    return _finish(
+        bench,
+        plan,
+        decision,
+        [baseline, *outcomes],
+        trials,
+        original,
+        device_profile,
+        refined=refined,
+        notes=(*plan.notes, *samples.notes, *notes),
+        target=target,
+        force=force,
+    )
+
+
 def _bench(
     request: Request,
     facts: Model,
@@ -219,18 +260,21 @@ def _bench(
     settings: Settings,
     evidence: Evidence,
     listen: Listener,
+    *,
+    device: Device | None = None,
+    machine: Machine | None = None,
 ) -> Bench:
-    machine = detect()
+    device, machine = device or LocalDevice(), machine or detect()
     return Bench(
         workshop=workshop,
         model=facts,
         samples=samples,
         budget=request.budget,
         metrics=metrics_of(request),
-        threads=request.threads or _threads(profile, machine),
+        threads=1 if device.counts_instructions else request.threads or _threads(profile, machine),
         settings=settings,
-        device=LocalDevice(),
-        machine_key=sha256_json(machine.to_json()),
+        device=device,
+        machine_key=sha256_json([machine.to_json(), device.identity]),
         evidence=evidence,
         listen=listen,
     )
@@ -254,15 +298,27 @@ def _limits(asked: Limits, model: Model) -> Limits:
     return replace(asked, memory_bytes=memory_limit(model.file_bytes))
 
 
-def _evidence(profile: Profile, machine: Machine) -> Evidence:
-    """What a figure measured on this machine proves about the profile's device."""
+def _evidence(profile: Profile, device: Device, machine: Machine) -> Evidence:
+    """What a figure taken on a device proves about the profile's."""
     mismatch = profile.mismatch(machine)
     if mismatch:
+        there = "this machine" if device.name == LOCAL else device.name
         raise DeviceError(
-            f"profile {profile.name!r} is another device than this machine: {mismatch}. "
+            f"profile {profile.name!r} is another device than {there}: {mismatch}. "
+            f"{_instead(profile)}"
             f"See what would be tried there with: edgesdk plan MODEL --profile {profile.name}"
         )
-    return profile.resembles(machine)
+    if device.evidence == Evidence.MEASURED:
+        return profile.resembles(machine)
+    return device.evidence if machine.features <= profile.features else Evidence.ESTIMATED
+
+
+def _instead(profile: Profile) -> str:
+    """How to come closer to a processor that is not here."""
+    fitting = [core.name for core in cores_like(profile.arch, profile.features)]
+    if not fitting or any(unit.kind != "cpu" for unit in profile.units):
+        return ""
+    return f"Its processor can be emulated: --device emulated:{fitting[0]}. "
 
 
 def _threads(profile: Profile, machine: Machine) -> int:
@@ -314,7 +370,8 @@ def _try_all(
         candidate=plan.baseline,
         measurement=before or measure_original(bench, original),
     )
-    notes += blame_conversions(bench, trials, start)
+    if bench.device.name == LOCAL:  # the search converts parts of the model where it runs
+        notes += blame_conversions(bench, trials, start)
     refined: tuple[Refined, ...] = ()
     if request.refine:
         trials, refined = refine(
@@ -402,6 +459,7 @@ def _finish(
                 built=artifact,
                 reference=original.reference.folder / "outputs",
                 threads=bench.threads,
+                computed=bench.device.evidence,
                 environment=report.environment,
             )
             write_bundle(contents, folder / BUNDLE)

@@ -29,6 +29,7 @@ from edgesdk.errors import StepFailed
 from edgesdk.files import read_json, write_json
 from edgesdk.process import (
     Child,
+    Launcher,
     ended_badly,
     error_from_json,
     error_to_json,
@@ -67,6 +68,7 @@ def run_isolated(
     timeout_s: float,
     memory_bytes: int | None = None,
     threads: int | None = None,
+    launcher: Launcher | None = None,
 ) -> StepResult:
     """Call `target(request)` in a fresh process; it, and all it starts, is gone when this returns.
 
@@ -78,6 +80,7 @@ def run_isolated(
         memory_bytes: limit on resident and swapped memory of the step and all it started, looked at
             20 times a second; None for none.
         threads: what OpenMP and the like are told; None leaves it to them.
+        launcher: what starts the process; None for this interpreter.
 
     Raises:
         EdgeSdkError: the step raised it; same class, same message.
@@ -92,7 +95,9 @@ def run_isolated(
         folder / REQUEST, {"target": target, "request": request, "asked_in": str(Path.cwd())}
     )
     start = time.monotonic()
-    with Child("edgesdk.isolate", str(folder), log=folder / LOG, threads=threads) as child:
+    with Child(
+        "edgesdk.isolate", str(folder), log=folder / LOG, threads=threads, launcher=launcher
+    ) as child:
         peak_mib = _watch(child, target, start, timeout_s, memory_bytes)
         code, log = child.kill(), child.log_tail()
     if code != 0 or not (folder / OUTCOME).is_file():

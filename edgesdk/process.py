@@ -15,16 +15,34 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Self
 
 from edgesdk import errors
 from edgesdk.errors import EdgeSdkError, StepFailed
 
+COUNTS = "EDGESDK_INSTRUCTIONS"
+"""Names to a child the file in which the emulator that runs it counts instructions."""
+
 _LEASH = "EDGESDK_LEASH"
 _LOG_TAIL_BYTES = 4000
 _PROC = Path("/proc")
 _MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launcher:
+    """What starts Python programs: this interpreter, or another one, such as one under an emulator.
+
+    Attributes:
+        command: what the interpreter's arguments are appended to.
+        environment: variables that the program gets beside ours.
+    """
+
+    command: tuple[str, ...] = (sys.executable,)
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class Child:
@@ -42,6 +60,7 @@ class Child:
         log: Path,
         threads: int | None = None,
         talk: bool = False,
+        launcher: Launcher | None = None,
     ) -> None:
         """Start it.
 
@@ -51,7 +70,9 @@ class Child:
             log: takes standard error, and standard output unless `talk`.
             threads: what OpenMP and the like are told; None leaves it to them.
             talk: standard input and output become the pipes `stdin` and `stdout`.
+            launcher: what starts it; None for this interpreter.
         """
+        launcher = launcher or Launcher()
         held, self._leash = os.pipe()
         self.log = log
         self._seen: dict[int, str] = {}
@@ -59,11 +80,15 @@ class Child:
         try:
             with log.open("ab") as sink:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", module, *arguments],
+                    [*launcher.command, "-P", "-m", module, *arguments],
                     stdin=pipe if talk else subprocess.DEVNULL,
                     stdout=pipe if talk else sink,
                     stderr=sink,
-                    env={**child_environment(threads), _LEASH: str(held)},
+                    env={
+                        **child_environment(threads),
+                        **launcher.environment,
+                        _LEASH: str(held),
+                    },
                     pass_fds=[held],
                     start_new_session=True,
                 )
@@ -248,12 +273,13 @@ def error_to_json(error: BaseException) -> dict[str, str]:
 
 
 def error_from_json(data: dict[str, str], *, what: str, log: str) -> EdgeSdkError:
-    """The inverse of `error_to_json`; a `StepFailed` names `what` was running."""
+    """The inverse of `error_to_json`; a `StepFailed` names `what` was running, unless it is empty."""
     cls = getattr(errors, data["type"])
     if cls is not StepFailed:
         error: EdgeSdkError = cls(data["message"])
         return error
-    return StepFailed(f"{what}: {data['message']}", kind=data["kind"], log=data["log"] or log)
+    message = f"{what}: {data['message']}" if what else data["message"]
+    return StepFailed(message, kind=data["kind"], log=data["log"] or log)
 
 
 def memory_now() -> dict[str, float]:

@@ -1,8 +1,9 @@
-"""Where the time goes: one artifact on this machine, cold and warm, per operation and unit."""
+"""Where the time goes: one artifact on a device, cold and warm, per operation and unit."""
 
 from __future__ import annotations
 
 import tempfile
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,8 @@ from edgesdk.bundle.paths import MANIFEST
 from edgesdk.bundle.read import read_manifest
 from edgesdk.bundle.verify import unpack, verify
 from edgesdk.cache import Cache
-from edgesdk.device.local import LocalDevice
-from edgesdk.errors import BackendUnavailable, InputError
-from edgesdk.isolate import run_isolated
-from edgesdk.machine import detect
+from edgesdk.device.find import LOCAL, find_device, is_emulated
+from edgesdk.errors import BackendUnavailable, DeviceError, InputError
 from edgesdk.measure.alone import Alone, measure_alone
 from edgesdk.measure.settings import Inputs, Settings, Target
 from edgesdk.model import read_model
@@ -60,38 +59,50 @@ def profile_target(
     backend: str,
     execution: str,
     threads: int | None,
+    device: str = LOCAL,
 ) -> Profiling:
-    """Profile a bundle or an ONNX file on this machine.
+    """Profile a bundle or an ONNX file.
 
     Args:
         target: a bundle (folder or zip) or an ONNX file.
         samples: real inputs; else a bundle's golden ones, else made-up ones.
         backend, execution: for an ONNX file; a bundle says its own.
         threads: None for what the bundle says, or all usable cores.
+        device: where; see `edgesdk.device.find`.
 
     Raises:
+        DeviceError: the device cannot be reached or used, or tells no times.
         InputError: neither a bundle nor an ONNX file, or samples that do not fit.
         BackendUnavailable: the engine is not usable here.
         StepFailed: the engine crashed, hung or refused.
     """
-    with tempfile.TemporaryDirectory(prefix="edgesdk-profile-") as name:
-        scratch = Path(name)
-        opened, signature = _opened(target, backend, execution, threads, scratch)
-        rows = _rows(target, samples, signature)
-        inputs = Inputs(
-            names=tuple(info.name for info in signature),
-            rows=rows.evaluation.subset(8).paths(),
-            prefix=INPUT_PREFIX,
+    if is_emulated(device):
+        raise DeviceError(
+            f"{device} tells no times: what is emulated takes as long as the emulator takes; "
+            "profile on the device itself, or count instructions with: edgesdk deploy"
         )
-        alone = measure_alone(opened, inputs, Settings(), LocalDevice(), scratch / "measure")
-        response = run_isolated(
+    with (
+        tempfile.TemporaryDirectory(prefix="edgesdk-profile-") as name,
+        closing(find_device(device, [backend], Cache())) as place,
+    ):
+        scratch = Path(name)
+        cores = threads or place.machine().logical_cores
+        opened, signature = _opened(target, backend, execution, threads, cores, scratch)
+        rows = _rows(target, samples, signature)
+        timed = rows.evaluation.subset(8)
+        inputs = Inputs(
+            names=tuple(info.name for info in signature), rows=timed.paths(), prefix=INPUT_PREFIX
+        )
+        alone = measure_alone(opened, inputs, Settings(), place, scratch / "measure")
+        response = place.run_step(
             "edgesdk.steps:look_inside",
             {
                 "backend": opened.backend,
-                "artifact": str(opened.artifact),
+                "artifact": opened.artifact,
+                "files": opened.all_files(),
                 "execution": opened.execution,
                 "threads": opened.threads,
-                "rows": rows.evaluation.subset(8).to_json(),
+                "rows": timed,
                 "runs": _RUNS,
             },
             folder=scratch / "inside",
@@ -113,10 +124,9 @@ def profile_target(
 
 
 def _opened(
-    target: Path, backend: str, execution: str, threads: int | None, scratch: Path
+    target: Path, backend: str, execution: str, threads: int | None, cores: int, scratch: Path
 ) -> tuple[Target, tuple[TensorInfo, ...]]:
     """The artifact to measure and the inputs it takes."""
-    cores = threads or detect().logical_cores
     if target.is_dir() or target.suffix == ".zip":
         folder = target.resolve()
         if target.is_file():

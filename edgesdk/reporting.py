@@ -113,6 +113,7 @@ def _row(
         load_ms=measurement.load_ms if measurement else None,
         first_run_ms=measurement.first_run_ms if measurement else None,
         peak_mib=measurement.peak_mib if measurement else None,
+        instructions=measurement.instructions if measurement else None,
         predicted_ms=foreseen.latency_ms if foreseen else None,
         predicted_peak_mib=foreseen.peak_mib if foreseen else None,
         size_bytes=measurement.artifact_bytes if measurement else None,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgesdk.backend import load_backend
 from edgesdk.budget import Budget
 from edgesdk.cache import Cache
-from edgesdk.errors import BackendUnavailable, ModelError
+from edgesdk.device.base import Device, EngineThere
+from edgesdk.device.find import LOCAL, find_device, is_emulated
+from edgesdk.device.survey import look_at_engine
+from edgesdk.errors import BackendUnavailable, BudgetError, ModelError
 from edgesdk.metrics import load_metric
 from edgesdk.model import Model, model_work, read_model, unknown_ops
 from edgesdk.pipeline import Pipeline
@@ -46,6 +50,7 @@ class Request:
         accept_undecided: let a candidate win whose quality the samples cannot decide.
         lengths: of open axes in made-up inputs, by symbolic name or `input.axis`.
         seed: of the split into calibration and evaluation.
+        device: where candidates are run; see `edgesdk.device.find`.
         time_budget_s: seconds for the whole search, above 0; what does not fit is not tried, and the
             best found so far is taken. None for no limit.
     """
@@ -65,6 +70,7 @@ class Request:
     lengths: tuple[tuple[str, int], ...] = ()
     seed: int = 0
     time_budget_s: float | None = None
+    device: str = LOCAL
 
 
 def read_usable_model(path: Path) -> Model:
@@ -101,8 +107,43 @@ def samples_of(request: Request, model: Model, cache: Cache) -> Samples:
     )
 
 
-def plan_of(request: Request, model: Model, profile: Profile, samples: Samples) -> Plan:
-    """The candidates worth trying on the engines that are here, with predictions where there are any.
+def device_of(request: Request, profile: Profile, cache: Cache) -> Device:
+    """The device asked for, made ready with the engines that are asked for.
+
+    Raises:
+        DeviceError: there is none of that name, or it cannot be made ready.
+        BudgetError: something is asked for that cannot be found out there.
+    """
+    if is_emulated(request.device):
+        _check_countable(request)
+    return find_device(request.device, request.backends or profile.backends, cache)
+
+
+def _check_countable(request: Request) -> None:
+    """Refuse what needs times or memory where only instructions are counted."""
+    asked = [limit.text for limit in request.budget.limits if limit.quantity != "size"]
+    if request.budget.objective == "memory":
+        asked.append("objective memory")
+    if request.refine:
+        asked.append("--refine")
+    if asked:
+        raise BudgetError(
+            f"{', '.join(asked)}: an emulated processor tells neither times nor memory, only "
+            "instructions, sizes and outputs; leave that out, or deploy on the device itself"
+        )
+
+
+def plan_of(
+    request: Request,
+    model: Model,
+    profile: Profile,
+    samples: Samples,
+    engines: Mapping[str, EngineThere] | None = None,
+) -> Plan:
+    """The candidates worth trying on the engines that are there, with predictions where there are any.
+
+    Args:
+        engines: what the device has; None for this machine.
 
     Raises:
         InputError: the recipes, backends or floors asked for make no sense here.
@@ -117,7 +158,7 @@ def plan_of(request: Request, model: Model, profile: Profile, samples: Samples) 
     plan = make_plan(
         Pipeline.of(model),
         profile,
-        [_engine(name) for name in request.backends or profile.backends],
+        [_engine(name, engines) for name in request.backends or profile.backends],
         facts,
         budget=request.budget,
         only=request.recipes,
@@ -143,14 +184,13 @@ def _foreseen(
     return with_predictions(plan, graph, Speeds(profile, request.threads))
 
 
-def _engine(name: str) -> Engine:
+def _engine(name: str, engines: Mapping[str, EngineThere] | None) -> Engine:
     try:
         backend = load_backend(name)
     except BackendUnavailable as exc:
         return Engine(name=name, facts=None, unavailable=str(exc))
-    problem = backend.unavailable()
-    version = "" if problem else backend.version()
-    return Engine(name=name, facts=backend, version=version, unavailable=problem)
+    there = look_at_engine(name) if engines is None else engines[name]
+    return Engine(name=name, facts=backend, version=there.version, unavailable=there.unavailable)
 
 
 def metrics_of(request: Request) -> tuple[str, ...]:

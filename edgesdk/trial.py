@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from edgesdk.backend import require_backend
 from edgesdk.bench import Bench, Built, Original, Prepared, Trial, tool_versions
@@ -13,24 +12,14 @@ from edgesdk.checking import check, check_rest, is_partial
 from edgesdk.clock import OUT_OF_TIME, Work
 from edgesdk.compress.calibration import RANGE_ROWS
 from edgesdk.decide import Outcome
-from edgesdk.device.bounded import BoundedDevice
 from edgesdk.errors import BudgetError, EdgeSdkError, ModelError, SamplesError, StepFailed
 from edgesdk.events import Event
-from edgesdk.evidence import Evidence
-from edgesdk.files import read_json, write_json
-from edgesdk.measure.pair import measure_candidate
 from edgesdk.measure.result import Interval, Measurement
-from edgesdk.measure.settings import Inputs
+from edgesdk.measuring import TIMED_ROWS, measure_pair
 from edgesdk.plan.candidate import ORIGINAL, Candidate, Choice, Plan
 from edgesdk.quality import Quality, Verdict
 from edgesdk.recipe import Recipe
-from edgesdk.samples import INPUT_PREFIX
 from edgesdk.workshop import Finished
-
-TIMED_ROWS = 8
-"""Evaluation rows that latency is measured over, cycled."""
-
-MEASURED = "measurement.json"
 
 
 def open_original(bench: Bench, plan: Plan) -> Original:
@@ -46,8 +35,9 @@ def open_original(bench: Bench, plan: Plan) -> Original:
         rows = bench.samples.evaluation
         reference = bench.workshop.step(
             "reference",
-            {**bench.opening(choice, converted), "rows": rows.to_json()},
+            {**bench.opening(choice, converted), "rows": rows},
             {**bench.identity(choice, converted), "rows": bench.samples.fingerprint},
+            device=bench.device,
         )
     except StepFailed as exc:
         if exc.kind in ("timeout", "killed", "memory", OUT_OF_TIME):
@@ -120,7 +110,7 @@ def try_candidate(
         return trial, None
     bench.listen(Event(stage="measure", subject=name, state="begin"))
     try:
-        before, after, cached = _measure(bench, original.built, trial.built, hopeless=hopeless)
+        before, after, cached = measure_pair(bench, original.built, trial.built, hopeless=hopeless)
     except EdgeSdkError as exc:
         return _stopped(bench, trial, "measure", exc, ran=ran), None
     message = f"{_told(bench, quality)}, {after.speedup} x, {_size(after)}"
@@ -242,7 +232,7 @@ def measure_again(bench: Bench, trial: Trial, original: Original) -> Trial:
         return trial
     bench.listen(Event(stage="measure", subject=name, state="begin"))
     try:
-        _, after, cached = _measure(bench, original.built, trial.built, attempt=2)
+        _, after, cached = measure_pair(bench, original.built, trial.built, attempt=2)
     except EdgeSdkError as exc:
         bench.listen(_ended(name, f"measure: {exc}", failed=True))
         if isinstance(exc, StepFailed) and exc.kind == OUT_OF_TIME:
@@ -259,7 +249,7 @@ def measure_beside(bench: Bench, trial: Trial, winner: Trial) -> Trial:
         return trial
     bench.listen(Event(stage="measure", subject=name, state="begin"))
     try:
-        _, after, cached = _measure(bench, winner.built, trial.built)
+        _, after, cached = measure_pair(bench, winner.built, trial.built)
     except EdgeSdkError as exc:
         bench.listen(_ended(name, f"not measured beside {winner.outcome.name}: {exc}", failed=True))
         return trial
@@ -282,7 +272,7 @@ def measure_failed(
     if trial.built is None:
         return None
     try:
-        _, after, _ = _measure(bench, original.built, trial.built, hopeless=hopeless)
+        _, after, _ = measure_pair(bench, original.built, trial.built, hopeless=hopeless)
     except EdgeSdkError:
         return None
     return after
@@ -290,7 +280,7 @@ def measure_failed(
 
 def measure_original(bench: Bench, original: Original) -> Measurement:
     """The original against itself, for when no candidate was measured beside it."""
-    _, measured, _ = _measure(bench, original.built, original.built)
+    _, measured, _ = measure_pair(bench, original.built, original.built)
     return replace(measured, speedup=replace(measured.speedup, value=1.0, low=1.0, high=1.0))
 
 
@@ -298,11 +288,11 @@ def look_inside(bench: Bench, built: Built, *, runs: int) -> Finished | None:
     """Placement and per-operation times of an artifact; None when the engine cannot tell."""
     rows = bench.samples.evaluation.subset(TIMED_ROWS)
     try:
-        return bench.workshop.step(
+        done = bench.workshop.step(
             "look_inside",
             {
                 **bench.opening(built.choice, built.converted),
-                "rows": rows.to_json(),
+                "rows": rows,
                 "runs": runs,
             },
             {
@@ -311,12 +301,16 @@ def look_inside(bench: Bench, built: Built, *, runs: int) -> Finished | None:
                 "runs": runs,
                 "machine": bench.machine_key,
             },
+            device=bench.device,
         )
+        if bench.device.counts_instructions:  # its clock means nothing
+            done = replace(done, response={**done.response, "node_times": []})
     except StepFailed as exc:
         name = built.choice.name
         message = f"no per-operation view: {exc}"
         bench.listen(Event(stage="profile", subject=name, state="failed", message=message))
         return None
+    return done
 
 
 def _way(choice: Choice) -> tuple[Work, ...]:
@@ -405,60 +399,6 @@ def convert_choice(
         like=choice.backend,
         then=way[1:],
     )
-
-
-def _measure(
-    bench: Bench, baseline: Built, built: Built, *, attempt: int = 1, hopeless: float | None = None
-) -> tuple[Measurement, Measurement, bool]:
-    """Both measured alternately; the third value says whether that was earlier."""
-    rows = bench.samples.evaluation.subset(TIMED_ROWS)
-    settings = bench.settings
-    settings = settings if hopeless is None else replace(settings, hopeless=hopeless)
-    key = bench.workshop.cache.key(
-        "measure",
-        baseline=bench.identity(baseline.choice, baseline.converted),
-        candidate=bench.identity(built.choice, built.converted),
-        rows=bench.samples.fingerprint,
-        machine=bench.machine_key,
-        settings=asdict(bench.settings),  # without what the best so far says
-        attempt=attempt,
-    )
-    cached = bench.workshop.cache.has(key) and not bench.workshop.refresh
-    clock = bench.workshop.clock
-    work = (("measure", built.choice.backend),)
-
-    def build(folder: Path) -> None:
-        with clock.bounding(work):
-            before, after = measure_candidate(
-                baseline.target(bench.threads),
-                built.target(bench.threads),
-                Inputs(
-                    names=tuple(info.name for info in bench.model.inputs),
-                    rows=rows.paths(),
-                    prefix=INPUT_PREFIX,
-                ),
-                settings,
-                BoundedDevice(bench.device, lambda: clock.left_s),
-                folder,
-            )
-        found = {"before": before.to_json(), "after": after.to_json()}
-        write_json(folder / MEASURED, {**found, "hopeless": settings.hopeless})
-
-    folder = bench.workshop.cache.folder(key, build, refresh=bench.workshop.refresh)
-    data = read_json(folder / MEASURED)
-    if cached and not _knows_enough(data, settings.hopeless) and clock.allows(work):
-        data = read_json(bench.workshop.cache.folder(key, build, refresh=True) / MEASURED)
-        cached = False
-    before, after = (Measurement.from_json(data[side]) for side in ("before", "after"))
-    if bench.evidence != Evidence.MEASURED:
-        before, after = (replace(item, evidence=bench.evidence) for item in (before, after))
-    return before, after, cached
-
-
-def _knows_enough(found: dict[str, Any], hopeless: float) -> bool:
-    """Whether an earlier measurement went as far as one would that may end below `hopeless`."""
-    high = float(found["after"]["speedup"]["high"])
-    return high >= found["hopeless"] or high < hopeless
 
 
 def _ended(name: str, message: str, *, failed: bool = False, cached: bool = False) -> Event:

@@ -1,9 +1,10 @@
-"""Is a bundle whole, and does it still do its job on this machine?"""
+"""Is a bundle whole, and does it still do its job on a device?"""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from edgesdk.bundle.read import read_manifest
 from edgesdk.bundle.verify import unpack, verify
 from edgesdk.cache import Cache
 from edgesdk.comparison import Record
+from edgesdk.device.base import Device
+from edgesdk.device.find import LOCAL, find_device
 from edgesdk.errors import InputError
-from edgesdk.isolate import run_isolated
-from edgesdk.machine import detect
 from edgesdk.metrics import load_metric, own_names
 from edgesdk.model import read_model
+from edgesdk.onnxfile.open import open_onnx
 from edgesdk.quality import Verdict, judge
 from edgesdk.samples import read_samples
 from edgesdk.usercode import absolute_reference
@@ -67,6 +69,7 @@ def validate_bundle(
     metrics: Sequence[str] = (),
     floors: Sequence[str] = (),
     threads: int | None = None,
+    device: str = LOCAL,
 ) -> Validation:
     """Every hash, then the golden samples, then quality against the original where it is given.
 
@@ -75,9 +78,11 @@ def validate_bundle(
         model, samples: the float original and real inputs, both or neither.
         metrics, floors: as for a deploy; they need `model` and `samples`.
         threads: None for what the bundle was measured with.
+        device: where it is to do its job; see `edgesdk.device.find`.
 
     Raises:
         BundleError: it is damaged; the first thing wrong is named.
+        DeviceError: the device cannot be reached or used.
         InputError: only one of `model` and `samples`, or the model is not the bundle's original.
         BackendUnavailable: its engine is not here.
     """
@@ -95,18 +100,27 @@ def validate_bundle(
             verify(bundle)
         files = len(read_manifest(folder).files)
         checks = [Check(name="integrity", passed=True, detail=f"{files} files, every hash matches")]
-        checks.append(_golden(folder, threads, Path(scratch) / "golden"))
-        if model is not None and samples is not None:
-            checks += _quality(
-                folder, model, samples, metrics, floors, threads, Path(scratch) / "quality"
-            )
+        engines = [component.engine.name for component in read_manifest(folder).components]
+        with closing(find_device(device, engines, Cache())) as place:
+            checks.append(_golden(folder, threads, place, Path(scratch) / "golden"))
+            if model is not None and samples is not None:
+                checks += _quality(
+                    folder,
+                    model,
+                    samples,
+                    metrics,
+                    floors,
+                    threads,
+                    place,
+                    Path(scratch) / "quality",
+                )
     return Validation(bundle=str(bundle), checks=tuple(checks))
 
 
-def _golden(folder: Path, threads: int | None, scratch: Path) -> Check:
+def _golden(folder: Path, threads: int | None, device: Device, scratch: Path) -> Check:
     """The self test, isolated: a broken engine must not take the command with it."""
-    request = {"bundle": str(folder.resolve()), "threads": threads}
-    found = run_isolated(
+    request = {"bundle": folder.resolve(), "threads": threads}
+    found = device.run_step(
         "edgesdk.steps:self_test", request, folder=scratch, timeout_s=_STEP_TIMEOUT_S
     ).response
     return Check(name="golden samples", passed=found["ok"], detail=found["detail"])
@@ -119,6 +133,7 @@ def _quality(
     metrics: Sequence[str],
     floors: Sequence[str],
     threads: int | None,
+    device: Device,
     scratch: Path,
 ) -> list[Check]:
     """The check of a deploy, again: the bundle against the original on these samples."""
@@ -133,23 +148,25 @@ def _quality(
     names = [absolute_reference(name) for name in metrics]
     component = manifest.components[0]
     common = {
-        "threads": threads or component.threads or detect().logical_cores,
-        "rows": rows.to_json(),
+        "threads": threads or component.threads or device.machine().logical_cores,
+        "rows": rows,
     }
-    run_isolated(
+    original = {"artifact": model.resolve(), "files": _files(model)}
+    device.run_step(
         "edgesdk.steps:reference",
-        {**common, "backend": "onnxruntime", "artifact": str(model.resolve()), "execution": "fp32"},
+        {**common, **original, "backend": "onnxruntime", "execution": "fp32"},
         folder=scratch / "reference",
         timeout_s=_STEP_TIMEOUT_S,
     )
-    done = run_isolated(
+    done = device.run_step(
         "edgesdk.steps:check",
         {
             **common,
             "backend": component.engine.name,
-            "artifact": str((folder / component.main).resolve()),
+            "artifact": (folder / component.main).resolve(),
+            "files": folder.resolve(),
             "execution": component.execution,
-            "reference": str(scratch / "reference" / "outputs"),
+            "reference": scratch / "reference" / "outputs",
             "metrics": names,
             "golden": 0,
         },
@@ -168,3 +185,8 @@ def _quality(
             detail=f"{quality.verdict}: {quality.reason}",
         )
     ]
+
+
+def _files(model: Path) -> list[Path]:
+    """An ONNX file and those that hold its weights."""
+    return [model.resolve(), *(model.resolve().parent / n for n in open_onnx(model).external_files)]

@@ -10,8 +10,10 @@ from typing import Any
 from edgesdk.cache import Cache
 from edgesdk.clock import Clock, Work
 from edgesdk.compress.onnx_io import HEAVY_BYTES
+from edgesdk.device.base import Device
+from edgesdk.device.local import LocalDevice
 from edgesdk.files import read_json
-from edgesdk.isolate import RESPONSE, run_isolated
+from edgesdk.isolate import RESPONSE
 from edgesdk.machine import detect
 
 _MEMORY_SHARE = 0.8
@@ -71,6 +73,7 @@ class Workshop:
         request: dict[str, Any],
         identity: dict[str, Any],
         *,
+        device: Device | None = None,
         like: str = "",
         then: Sequence[Work] = (),
     ) -> Finished:
@@ -80,6 +83,7 @@ class Workshop:
             name: a function of `edgesdk.steps`.
             request: what it is called with; holds paths.
             identity: what its result depends on, without paths: hashes, names, versions.
+            device: where it runs; None for this machine.
             like: what makes its time comparable with that of other steps of this name.
             then: what must follow for its result to be of use; it is not begun without time for all.
 
@@ -88,11 +92,14 @@ class Workshop:
                 it is not there yet and there is no time left to run it.
             EdgeSdkError: any other typed error it raised.
         """
+        place = device or LocalDevice()
+        if place.identity:
+            identity = {**identity, "device": place.identity}
         key = self.cache.key(name, **identity)
 
         def build(folder: Path) -> None:
             with self.clock.bounding(((name, like), *then)):
-                run_isolated(
+                place.run_step(
                     f"edgesdk.steps:{name}",
                     request,
                     folder=folder,

@@ -53,6 +53,7 @@ class OnnxRuntimeBackend(Backend):
 
     name: ClassVar[str] = "onnxruntime"
     install: ClassVar[str] = "pip install 'edgesdk[onnxruntime]'"
+    distributions: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
     def unavailable(self) -> str | None:
         """Why `import onnxruntime` fails, if it does."""

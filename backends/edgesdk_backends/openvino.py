@@ -55,6 +55,7 @@ class OpenVinoBackend(Backend):
 
     name: ClassVar[str] = "openvino"
     install: ClassVar[str] = "pip install 'edgesdk[openvino]'"
+    distributions: ClassVar[tuple[str, ...]] = ("openvino",)
     executions: ClassVar[frozenset[str]] = frozenset(_HINTS)
 
     def unavailable(self) -> str | None:

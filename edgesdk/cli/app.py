@@ -8,6 +8,7 @@ from edgesdk import __version__
 from edgesdk.cli import (
     backends,
     deploy,
+    devices,
     doctor,
     init,
     inspect,
@@ -38,6 +39,7 @@ app.command("run")(run_command.run)
 app.command("probe")(probe.probe)
 app.command("backends")(backends.backends)
 app.add_typer(profiles.app, name="profiles")
+app.add_typer(devices.app, name="devices")
 
 
 def _print_version(wanted: bool) -> None:

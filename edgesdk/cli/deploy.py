@@ -12,6 +12,7 @@ from rich.text import Text
 from edgesdk.cli.options import (
     Backends,
     BudgetText,
+    Device,
     Floors,
     Json,
     Lengths,
@@ -32,6 +33,7 @@ def deploy(
         Path | None,
         typer.Argument(help="An ONNX file; default: the one that edgesdk.toml here names."),
     ] = None,
+    device: Device = None,
     samples: Samples = None,
     calibration: Annotated[
         str | None,
@@ -99,6 +101,7 @@ def deploy(
     with reported_errors(as_json=as_json):
         settled = settle_request(
             model=model,
+            device=device,
             samples=samples,
             calibration=calibration,
             metrics=metrics,

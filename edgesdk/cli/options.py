@@ -13,6 +13,13 @@ Json = Annotated[
 Profile = Annotated[
     str, typer.Option("--profile", "-p", help="Device profile: an installed name or a .toml file.")
 ]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        help="Where candidates run: local (default), or emulated:CORE, as emulated:cortex-a76.",
+    ),
+]
 Samples = Annotated[
     str | None,
     typer.Option(

@@ -1,4 +1,4 @@
-"""`edgesdk profile`: where the time goes on this machine."""
+"""`edgesdk profile`: where the time goes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgesdk.cli.options import Json, Samples, Threads
+from edgesdk.cli.options import Device, Json, Samples, Threads
 from edgesdk.cli.output import emit, reported_errors
 
 
@@ -21,15 +21,21 @@ def profile(
         str, typer.Option("--execution", help="fp32, bf16 or fp16, for an ONNX file.")
     ] = "fp32",
     threads: Threads = None,
+    device: Device = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Operations to list.")] = 15,
     as_json: Json = False,
 ) -> None:
-    """Profile a bundle or model here: cold and warm times, memory, per operation and unit."""
+    """Profile a bundle or model: cold and warm times, memory, per operation and unit."""
     from edgesdk.profiling import profile_target
     from edgesdk.report.profile import profiling_view
 
     with reported_errors(as_json=as_json):
         found = profile_target(
-            target, samples=samples, backend=backend, execution=execution, threads=threads
+            target,
+            samples=samples,
+            backend=backend,
+            execution=execution,
+            threads=threads,
+            device=device or "local",
         )
         emit(found.to_json(), profiling_view(found, top=top), as_json=as_json)

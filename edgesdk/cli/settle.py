@@ -27,6 +27,7 @@ def settle_request(
     threads: int | None,
     lengths: list[str] | None,
     time_budget: str | None = None,
+    device: str | None = None,
 ) -> dict[str, Any]:
     """Arguments for `edgesdk.deployment.deploy` or `edgesdk.deployment.preview`.
 
@@ -57,6 +58,7 @@ def settle_request(
         "backends": tuple(backends or config.backends),
         "recipes": tuple(recipes or config.recipes),
         "threads": threads or config.threads,
+        "device": device or "local",
         "lengths": tuple(map(_length, lengths or ())),
         "time_budget_s": config.time_budget_s
         if time_budget is None

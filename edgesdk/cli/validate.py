@@ -1,4 +1,4 @@
-"""`edgesdk validate`: is a bundle whole, and does it still do its job here?"""
+"""`edgesdk validate`: is a bundle whole, and does it still do its job?"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 from rich.console import Group
 from rich.table import Table
 
-from edgesdk.cli.options import Floors, Json, Metrics, Samples, Threads
+from edgesdk.cli.options import Device, Floors, Json, Metrics, Samples, Threads
 from edgesdk.cli.output import emit, reported_errors
 
 
@@ -23,6 +23,7 @@ def validate(
     metrics: Metrics = None,
     floors: Floors = None,
     threads: Threads = None,
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Check a bundle: every hash, then its golden samples, then (with --model and --samples) quality.
@@ -39,6 +40,7 @@ def validate(
             metrics=tuple(metrics or ()),
             floors=tuple(floors or ()),
             threads=threads,
+            device=device or "local",
         )
         table = Table("check", "result", "detail")
         for item in result.checks:

@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from edgesdk.evidence import Evidence
+from edgesdk.isolate import StepResult
+from edgesdk.machine import Machine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineThere:
+    """An engine as it is on a device.
+
+    Attributes:
+        version: empty where it is not usable.
+        unavailable: why not, or None.
+    """
+
+    version: str
+    unavailable: str | None = None
 
 
 class Runner(ABC):
@@ -43,12 +60,36 @@ class Runner(ABC):
 class Device(ABC):
     """A place where artifacts run.
 
-    Facts about it are read there, by a runner, so that they are read the same way everywhere.
+    Facts about it are read there, by a process of ours, so that they are read the same way
+    everywhere.
+
+    Attributes:
+        name: what `--device` takes.
+        evidence: what figures taken here are.
+        counts_instructions: runners have no clock that means anything, and count instead.
+        identity: what the outputs of a step depend on besides its inputs; empty for this machine.
     """
 
-    name: ClassVar[str]
-    evidence: ClassVar[Evidence]
-    """What times taken here are."""
+    name: str
+    evidence: Evidence
+    counts_instructions: bool = False
+    identity: str = ""
+
+    @abstractmethod
+    def machine(self) -> Machine:
+        """What it is.
+
+        Raises:
+            DeviceError: the device is not there.
+        """
+
+    @abstractmethod
+    def engines(self, backends: Sequence[str]) -> dict[str, EngineThere]:
+        """Of each of these backends, whether its engine can be used there, and its version.
+
+        Raises:
+            DeviceError: the device is not there.
+        """
 
     @abstractmethod
     def start_runner(self, log: Path, *, threads: int, memory_bytes: int | None = None) -> Runner:
@@ -62,3 +103,19 @@ class Device(ABC):
         Raises:
             DeviceError: the device is not there.
         """
+
+    def close(self) -> None:
+        """Give back what the device holds. Calling it twice is harmless."""
+        return
+
+    @abstractmethod
+    def run_step(
+        self,
+        target: str,
+        request: dict[str, Any],
+        *,
+        folder: Path,
+        timeout_s: float,
+        memory_bytes: int | None = None,
+    ) -> StepResult:
+        """Call `target(request)` in a fresh process there; see `edgesdk.isolate.run_isolated`."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgesdk.device.base import Device, Runner
+from edgesdk.device.base import Device, EngineThere, Runner
+from edgesdk.isolate import StepResult
+from edgesdk.machine import Machine
 
 
 class BoundedDevice(Device):
@@ -15,12 +17,39 @@ class BoundedDevice(Device):
     def __init__(self, device: Device, left_s: Callable[[], float]) -> None:
         """Bound `device` by `left_s`, which tells the seconds left at any moment."""
         self._device, self._left_s = device, left_s
-        self.name, self.evidence = device.name, device.evidence  # type: ignore[misc]
+        self.name, self.evidence, self.identity = device.name, device.evidence, device.identity
+        self.counts_instructions = device.counts_instructions
+
+    def machine(self) -> Machine:
+        """That of the device itself."""
+        return self._device.machine()
+
+    def engines(self, backends: Sequence[str]) -> dict[str, EngineThere]:
+        """Those of the device itself."""
+        return self._device.engines(backends)
 
     def start_runner(self, log: Path, *, threads: int, memory_bytes: int | None = None) -> Runner:
         """Start a runner of the device itself."""
         runner = self._device.start_runner(log, threads=threads, memory_bytes=memory_bytes)
         return _BoundedRunner(runner, self._left_s)
+
+    def run_step(
+        self,
+        target: str,
+        request: dict[str, Any],
+        *,
+        folder: Path,
+        timeout_s: float,
+        memory_bytes: int | None = None,
+    ) -> StepResult:
+        """Run it on the device itself, within the time left."""
+        return self._device.run_step(
+            target,
+            request,
+            folder=folder,
+            timeout_s=max(0.0, min(timeout_s, self._left_s())),
+            memory_bytes=memory_bytes,
+        )
 
 
 class _BoundedRunner(Runner):

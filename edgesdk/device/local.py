@@ -1,4 +1,4 @@
-"""This machine."""
+"""This machine, and runners that are children of this process."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ import os
 import select
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from edgesdk.device.base import Device, Runner
+from edgesdk.device.base import Device, EngineThere, Runner
+from edgesdk.device.requests import plain
+from edgesdk.device.survey import look_at_engine
 from edgesdk.errors import StepFailed
 from edgesdk.evidence import Evidence
-from edgesdk.process import Child, ended_badly, error_from_json
+from edgesdk.isolate import StepResult, run_isolated
+from edgesdk.machine import Machine, detect
+from edgesdk.process import Child, Launcher, ended_badly, error_from_json
 
 _RUNNER = "edgesdk.measure.runner"
 _POLL_S = 0.1
@@ -24,13 +29,51 @@ _MIB = 1 << 20
 class LocalDevice(Device):
     """The machine that this program runs on. Nothing is copied."""
 
-    name: ClassVar[str] = "local"
-    evidence: ClassVar[Evidence] = Evidence.MEASURED
+    name = "local"
+    evidence = Evidence.MEASURED
+
+    def machine(self) -> Machine:
+        """As `edgesdk.machine.detect` finds it."""
+        return detect()
+
+    def engines(self, backends: Sequence[str]) -> dict[str, EngineThere]:
+        """As their adapters find them."""
+        return {name: look_at_engine(name) for name in backends}
 
     def start_runner(self, log: Path, *, threads: int, memory_bytes: int | None = None) -> Runner:
         """Start it in a session of its own; it dies with this process."""
-        log.parent.mkdir(parents=True, exist_ok=True)
-        return _LocalRunner(Child(_RUNNER, log=log, threads=threads, talk=True), memory_bytes)
+        return start_hosted_runner(log, threads=threads, memory_bytes=memory_bytes)
+
+    def run_step(
+        self,
+        target: str,
+        request: dict[str, Any],
+        *,
+        folder: Path,
+        timeout_s: float,
+        memory_bytes: int | None = None,
+    ) -> StepResult:
+        """Run it in a child process here."""
+        return run_isolated(
+            target, plain(request), folder=folder, timeout_s=timeout_s, memory_bytes=memory_bytes
+        )
+
+
+def start_hosted_runner(
+    log: Path,
+    *,
+    threads: int,
+    memory_bytes: int | None = None,
+    launcher: Launcher | None = None,
+) -> Runner:
+    """A runner as a child of this process; see `Device.start_runner`.
+
+    Args:
+        launcher: what starts its interpreter; None for this one.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    child = Child(_RUNNER, log=log, threads=threads, talk=True, launcher=launcher)
+    return _LocalRunner(child, memory_bytes)
 
 
 class _LocalRunner(Runner):
@@ -47,7 +90,7 @@ class _LocalRunner(Runner):
             self._opened = f" of {request['backend']}/{Path(request['artifact']).name}"
         what = f"the runner's {request['do']!r}{self._opened}"
         try:
-            self._child.stdin.write(json.dumps(request).encode() + b"\n")
+            self._child.stdin.write(json.dumps(plain(request)).encode() + b"\n")
             self._child.stdin.flush()
         except (BrokenPipeError, ValueError):  # ValueError: closed, it died earlier
             raise self._dead(what) from None

@@ -148,13 +148,13 @@ class Side:
             {
                 "do": "open",
                 "backend": target.backend,
-                "artifact": str(target.artifact.resolve()),
+                "artifact": target.artifact.resolve(),
                 "execution": target.execution,
                 "threads": target.threads,
                 "cores": bench.cores,
-                "files": [str(file.resolve()) for file in target.all_files()],
+                "files": [file.resolve() for file in target.all_files()],
                 "names": {name: bench.inputs.prefix + name for name in bench.inputs.names},
-                "rows": [str(row.resolve()) for row in bench.rows],
+                "rows": [row.resolve() for row in bench.rows],
                 "first": len(bench.rows) // 2,
             }
         )

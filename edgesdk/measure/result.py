@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+from edgesdk.errors import DeviceError
 from edgesdk.evidence import Evidence
 
 
@@ -42,10 +43,13 @@ class Latency:
 class Measurement:
     """One artifact on one device.
 
+    Where nothing can be timed, as on an emulated processor, times and memory are None and the
+    instructions of a run are there.
+
     Attributes:
         latency: warm runs over the same inputs for every candidate.
-        speedup: baseline time / this time, from alternated windows; above 1 is faster. The baseline's
-            own is exactly 1.
+        speedup: baseline time / this time, from alternated windows; above 1 is faster. Of
+            instructions where these are counted. The baseline's own is exactly 1.
         stable: False means the machine was too noisy to trust: verdict `noisy`.
         import_ms: import of the engine, in a fresh process.
         load_ms: from artifact to ready session, page cache warm.
@@ -54,30 +58,59 @@ class Measurement:
         peak_load_mib, peak_run_mib: peak resident memory while loading, and while running.
         artifact_bytes: size of all files of the artifact.
         threads: threads inside one run.
-        evidence: how the times were obtained.
+        evidence: how the times or counts were obtained.
+        instructions: executed in a run, in one thread; the mean over the inputs.
         environment: facts about the machine and the run (CPU, cores, governor, load, versions).
         warnings: what a reader should know (noisy, throttled, other load, few runs).
     """
 
-    latency: Latency
     speedup: Interval
     stable: bool
-    import_ms: float
-    load_ms: float
-    first_run_ms: float
-    base_mib: float
-    peak_load_mib: float
-    peak_run_mib: float
     artifact_bytes: int
     threads: int
     evidence: Evidence
+    latency: Latency | None = None
+    import_ms: float | None = None
+    load_ms: float | None = None
+    first_run_ms: float | None = None
+    base_mib: float | None = None
+    peak_load_mib: float | None = None
+    peak_run_mib: float | None = None
+    instructions: float | None = None
     environment: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     @property
-    def peak_mib(self) -> float:
+    def peak_mib(self) -> float | None:
         """Peak resident memory of the whole process, loading and running."""
-        return max(self.peak_load_mib, self.peak_run_mib)
+        known = [mib for mib in (self.peak_load_mib, self.peak_run_mib) if mib is not None]
+        return max(known, default=None)
+
+    @property
+    def timed(self) -> Latency:
+        """The latency of a measurement that must have one, as on this machine.
+
+        Raises:
+            DeviceError: instructions were counted instead.
+        """
+        if self.latency is None:
+            raise DeviceError(f"there are no times: {self._counted}")
+        return self.latency
+
+    @property
+    def used_mib(self) -> float:
+        """The peak memory of a measurement that must have one, as on this machine.
+
+        Raises:
+            DeviceError: instructions were counted instead.
+        """
+        if self.peak_mib is None:
+            raise DeviceError(f"memory is not known: {self._counted}")
+        return self.peak_mib
+
+    @property
+    def _counted(self) -> str:
+        return f"on {self.environment.get('device', 'that device')} instructions are counted"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON document."""
@@ -86,7 +119,9 @@ class Measurement:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """The inverse of `to_json`."""
-        latency = Latency(**{**data["latency"], "runs_ms": tuple(data["latency"]["runs_ms"])})
+        latency = data["latency"]
+        if latency is not None:
+            latency = Latency(**{**latency, "runs_ms": tuple(latency["runs_ms"])})
         return cls(
             **{
                 **data,

@@ -9,6 +9,7 @@ no other part of edgesdk than the modules imported here, so it can run where lit
     open      backend artifact execution threads cores files names rows first
                                              import, load and first run, with their costs
     window    rows seconds min_runs settle_s times of runs, whole cycles over those rows
+    count     rows runs                      instructions of runs, where an emulator counts them
     memory                                   its peak since loading; processor time used
 
 Every answer is an object; `{"error": …}` is an error of ours as plain values.
@@ -16,6 +17,7 @@ Every answer is an object; `{"error": …}` is an error of ours as plain values.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import gc
 import json
@@ -28,13 +30,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from edgesdk.backend import Array, OpenOptions, Session, require_backend
-from edgesdk.errors import EdgeSdkError, SamplesError
+from edgesdk.errors import DeviceError, EdgeSdkError, SamplesError
 from edgesdk.measure.environment import choose_cores, counters, facts, free_mib
-from edgesdk.process import error_to_json, hold_leash, memory_now, reset_peak
+from edgesdk.process import COUNTS, error_to_json, hold_leash, memory_now, reset_peak
 
 Answer = dict[str, Any]
 
 _CHUNK = 1 << 20
+_MARK = 0xED6E
 _NS_PER_MS = 1e6
 
 
@@ -50,6 +53,7 @@ class _Runner:
             "cores": lambda count: {"cores": choose_cores(count)},
             "open": self.open,
             "window": self.window,
+            "count": self.count,
             "memory": self.memory,
         }
 
@@ -111,6 +115,22 @@ class _Runner:
             self._time(feeds[:1], settle_s, 1)
         return {"ms": self._time(feeds, seconds, min_runs)}
 
+    def count(self, rows: list[int], runs: int) -> Answer:
+        assert self._session is not None, "open comes first"
+        run = self._session.run
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(runs):
+                for row in rows:
+                    _mark(row)
+                    outputs = run(self._feeds[row])
+                    _mark(row)
+                    del outputs
+        finally:
+            gc.enable()
+        return {"instructions": _counted(runs * len(rows))}
+
     def memory(self) -> Answer:
         return {"peak_mib": memory_now()["peak_mib"], "cpu_s": time.process_time()}
 
@@ -132,6 +152,27 @@ class _Runner:
         finally:
             gc.enable()
         return [ns / _NS_PER_MS for ns in took]
+
+
+def _mark(label: int) -> None:
+    """Have the emulator write down how many instructions were executed so far.
+
+    A system call that fails on any kernel; see `edgesdk/device/icount.c`.
+    """
+    with contextlib.suppress(OSError):
+        os.getpriority(_MARK, label)
+
+
+def _counted(runs: int) -> list[int]:
+    """Instructions between the two marks of each of the last runs."""
+    file = os.environ.get(COUNTS)
+    if file is None:
+        raise DeviceError("nothing counts instructions here; they are counted under an emulator")
+    lines = Path(file).read_text(encoding="utf-8").splitlines()[-2 * runs :]
+    totals = [int(line.split()[1]) for line in lines]
+    if len(totals) < 2 * runs:
+        raise DeviceError(f"the emulator wrote {len(totals)} counts of {2 * runs} into {file}")
+    return [after - before for before, after in zip(totals[::2], totals[1::2], strict=True)]
 
 
 def _load_row(path: Path, names: dict[str, str]) -> dict[str, Array]:

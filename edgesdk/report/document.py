@@ -43,10 +43,11 @@ class Row:
         reason: why it was chosen or lost, in a sentence.
         verdict: of the check: `pass`, `fail`, `undecided`, `unknown`; empty when not checked.
         rows: evaluation rows that the verdict and the figures of quality are of.
-        speedup: baseline time / this time.
+        speedup: baseline time / this time; of instructions where these were counted.
         latency: percentiles, and the run times for the distribution.
         load_ms, first_run_ms: from artifact to ready session, and the first run after it.
         peak_mib: peak resident memory of the whole process.
+        instructions: executed in a run, where these were counted instead of timing it.
         predicted_ms, predicted_peak_mib: what the cost model expected of `p50_ms` and `peak_mib`,
             where the profile has speeds.
         size_bytes: all files of the artifact.
@@ -70,6 +71,7 @@ class Row:
     load_ms: float | None = None
     first_run_ms: float | None = None
     peak_mib: float | None = None
+    instructions: float | None = None
     predicted_ms: float | None = None
     predicted_peak_mib: float | None = None
     size_bytes: int | None = None
@@ -82,6 +84,11 @@ class Row:
     warnings: tuple[str, ...] = ()
     why: str = ""
     kept: tuple[str, ...] = ()
+
+    @property
+    def has_figures(self) -> bool:
+        """Whether it was timed, or its instructions were counted."""
+        return self.latency is not None or self.instructions is not None
 
     @property
     def p50_ms(self) -> float | None:
@@ -159,6 +166,11 @@ class DeployReport:
     def baseline_row(self) -> Row | None:
         """The float original."""
         return self.row(self.baseline)
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether instructions were counted instead of timing runs."""
+        return any(row.instructions is not None for row in self.rows)
 
     @property
     def chosen_row(self) -> Row | None:

@@ -69,26 +69,34 @@ def _tiles(report: DeployReport) -> Markup | None:
     if row is None:
         return None
     before = base if base is not None and base.name != row.name else None
-    latency = f"{words.milliseconds(row.p95_ms)} ms"
     return el(
         "div",
-        _tile("speed", words.times(row.speedup, bounds=False), _bounds(row)),
-        _tile(
-            "p95 of a run", latency, f"{words.milliseconds(before.p95_ms)} ms" if before else None
-        ),
+        _tile(words.pace(report), words.times(row.speedup, bounds=False), _bounds(row)),
+        _run_tile(report, row, before),
         _tile(
             "size",
             words.megabytes(row.size_bytes),
             words.megabytes(before.size_bytes) if before else None,
         ),
-        _tile(
-            "peak memory",
-            words.mebibytes(row.peak_mib),
-            words.mebibytes(before.peak_mib) if before else None,
-        ),
+        _memory_tile(row, before),
         _quality_tile(row),
         class_="tiles",
     )
+
+
+def _run_tile(report: DeployReport, row: Row, before: Row | None) -> Markup:
+    if report.is_counted:
+        was = f"{words.millions(before.instructions)} million" if before else None
+        return _tile("instructions of a run", f"{words.millions(row.instructions)} million", was)
+    was = f"{words.milliseconds(before.p95_ms)} ms" if before else None
+    return _tile("p95 of a run", f"{words.milliseconds(row.p95_ms)} ms", was)
+
+
+def _memory_tile(row: Row, before: Row | None) -> Markup | None:
+    if row.peak_mib is None:
+        return None
+    was = words.mebibytes(before.peak_mib) if before else None
+    return _tile("peak memory", words.mebibytes(row.peak_mib), was)
 
 
 def _tile(label: str, value: str, before: str | None) -> Markup:
@@ -123,7 +131,7 @@ def _tradeoffs(report: DeployReport, numbers: Mapping[str, int]) -> Markup | Non
     views = [
         (title, plot)
         for title, plot in (
-            ("Speed", tradeoff(report, numbers, by="speed")),
+            (words.pace(report).capitalize(), tradeoff(report, numbers, by="speed")),
             ("Size", tradeoff(report, numbers, by="size")),
         )
         if plot is not None
@@ -215,7 +223,7 @@ def _fact_table(title: str, facts: Mapping[str, str]) -> Markup:
 
 def _evidence(report: DeployReport) -> Markup:
     """What the words about the figures mean; those that occur here are marked."""
-    used = {row.evidence for row in report.rows if row.latency}
+    used = {row.evidence for row in report.rows if row.has_figures}
     rows = [
         el(
             "tr",

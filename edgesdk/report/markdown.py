@@ -21,11 +21,28 @@ def render_markdown(report: DeployReport) -> str:
 
 def _table(report: DeployReport) -> list[str]:
     metrics = words.metric_names(report.rows)
-    titles = ["candidate", "result", "speed", "p50 ms", "p95 ms", "size", "peak"]
+    titles = ["candidate", "result", words.pace(report), *_figure_titles(report)]
     titles += [*_rows_title(report), "cosine", *metrics, "evidence", "why"]
     aligned = ["---", "---", *["---:"] * (len(titles) - 4), "---", "---"]
     rows = [_cells(row, metrics, report) for row in words.in_order(report.rows)]
     return [_line([_text(title) for title in titles]), _line(aligned), *map(_line, rows)]
+
+
+def _figure_titles(report: DeployReport) -> list[str]:
+    if report.is_counted:
+        return ["million instructions", "size"]
+    return ["p50 ms", "p95 ms", "size", "peak"]
+
+
+def _figures(row: Row, report: DeployReport) -> list[str]:
+    if report.is_counted:
+        return [words.millions(row.instructions), words.megabytes(row.size_bytes)]
+    return [
+        words.milliseconds(row.p50_ms),
+        words.milliseconds(row.p95_ms),
+        words.megabytes(row.size_bytes),
+        words.mebibytes(row.peak_mib),
+    ]
 
 
 def _rows_title(report: DeployReport) -> list[str]:
@@ -40,14 +57,11 @@ def _cells(row: Row, metrics: tuple[str, ...], report: DeployReport) -> list[str
         f"**{name}**" if row.name == report.chosen else name,
         words.STATUS_WORDS.get(row.status, _text(row.status)),
         words.times(row.speedup),
-        words.milliseconds(row.p50_ms),
-        words.milliseconds(row.p95_ms),
-        words.megabytes(row.size_bytes),
-        words.mebibytes(row.peak_mib),
+        *_figures(row, report),
         *(words.rows_seen(row) for _ in _rows_title(report)),
         words.cosine(row.cosine),
         *(words.metric(item) if item else words.ABSENT for item in found),
-        str(row.evidence) if row.latency else words.ABSENT,
+        str(row.evidence) if row.has_figures else words.ABSENT,
         _text(row.reason),
     ]
 

@@ -67,7 +67,9 @@ def _scatter(
     front = _frontier(points, is_speed=is_speed)
     path = " ".join(f"{across(p.x):.1f},{up(p.y):.1f}" for p in front)
     titles = (
-        "speed against the float original (x)" if is_speed else "size of the artifact (MB)",
+        f"{words.pace(report)} against the float original (x)"
+        if is_speed
+        else "size of the artifact (MB)",
         _loss_title(report),
     )
     return el(
@@ -150,13 +152,19 @@ def _error_bar(point: _Point, across: Scale, up: Scale) -> Markup | None:
     return el("line", x1=across(bounds[0]), x2=across(bounds[1]), y1=y, y2=y, class_="error-bar")
 
 
+def _figures(row: Row) -> list[str]:
+    if row.instructions is not None:
+        counted = f"{words.millions(row.instructions)} million instructions"
+        return [f"{words.times(row.speedup)} fewer instructions", counted]
+    return [f"speed {words.times(row.speedup)}", f"p95 {words.milliseconds(row.p95_ms)} ms"]
+
+
 def _mark(point: _Point, across: Scale, up: Scale, report: DeployReport) -> Markup:
     row, x, y = point.row, across(point.x), up(point.y)
     said = [
         row.name,
         words.STATUS_WORDS.get(row.status, row.status),
-        f"speed {words.times(row.speedup)}",
-        f"p95 {words.milliseconds(row.p95_ms)} ms",
+        *_figures(row),
         words.megabytes(row.size_bytes),
         f"cosine {words.cosine(row.cosine)}",
     ]

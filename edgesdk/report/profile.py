@@ -145,7 +145,7 @@ def profiling_view(found: Profiling, *, top: int) -> RenderableType:
 
 
 def _warm(found: Profiling) -> Table:
-    measurement, latency = found.alone.measurement, found.alone.measurement.latency
+    measurement, latency = found.alone.measurement, found.alone.measurement.timed
     table = _table("p50", "p90", "p95", "p99", "runs", "peak", "size", title="\nWarm, ms")
     table.add_row(
         *map(words.milliseconds, (latency.p50_ms, latency.p90_ms, latency.p95_ms, latency.p99_ms)),

@@ -45,18 +45,42 @@ def _columns(report: DeployReport, numbers: Mapping[str, int]) -> list[_Column]:
         _Column("#", lambda row: numbers[row.name], lambda row: float(numbers[row.name])),
         _Column("candidate", lambda row: _name(row, report)),
         _Column("result", _badge, _rank, is_figure=False),
-        _Column("speed", lambda row: _speed(row, fastest), _value),
-        _Column("p50 ms", lambda row: words.milliseconds(row.p50_ms), lambda row: row.p50_ms),
-        *_foreseen(report),
-        _Column("p95 ms", lambda row: words.milliseconds(row.p95_ms), lambda row: row.p95_ms),
-        _Column("size", lambda row: words.megabytes(row.size_bytes), lambda row: row.size_bytes),
-        _Column("peak", lambda row: words.mebibytes(row.peak_mib), lambda row: row.peak_mib),
-        _Column("load ms", lambda row: words.milliseconds(row.load_ms), lambda row: row.load_ms),
+        _Column(words.pace(report), lambda row: _speed(row, fastest), _value),
+        *(_counts() if report.is_counted else _times(report)),
         *_rows_seen(report),
         _Column("cosine", lambda row: words.cosine(row.cosine), lambda row: row.cosine),
         *(_metric(name) for name in words.metric_names(report.rows)),
-        _Column("times are", lambda row: row.evidence if row.latency else words.ABSENT),
+        _Column(
+            "counts are" if report.is_counted else "times are",
+            lambda row: row.evidence if row.has_figures else words.ABSENT,
+        ),
     ]
+
+
+def _counts() -> list[_Column]:
+    return [
+        _Column(
+            "million instructions",
+            lambda row: words.millions(row.instructions),
+            lambda row: row.instructions,
+        ),
+        _size(),
+    ]
+
+
+def _times(report: DeployReport) -> list[_Column]:
+    return [
+        _Column("p50 ms", lambda row: words.milliseconds(row.p50_ms), lambda row: row.p50_ms),
+        *_foreseen(report),
+        _Column("p95 ms", lambda row: words.milliseconds(row.p95_ms), lambda row: row.p95_ms),
+        _size(),
+        _Column("peak", lambda row: words.mebibytes(row.peak_mib), lambda row: row.peak_mib),
+        _Column("load ms", lambda row: words.milliseconds(row.load_ms), lambda row: row.load_ms),
+    ]
+
+
+def _size() -> _Column:
+    return _Column("size", lambda row: words.megabytes(row.size_bytes), lambda row: row.size_bytes)
 
 
 def _foreseen(report: DeployReport) -> list[_Column]:

@@ -73,16 +73,25 @@ def _headline(report: DeployReport) -> RenderableType:
 
 
 def _columns(report: DeployReport, *, wide: bool) -> list[_Column]:
-    columns = [
-        _Column("speed", lambda row: words.times(row.speedup, bounds=False)),
-        _Column("95 % interval", _interval, wide_only=True),
-        _Column("p50 ms", lambda row: words.milliseconds(row.p50_ms), wide_only=True),
-        _Column("p95 ms", lambda row: words.milliseconds(row.p95_ms)),
-        _Column("size", lambda row: words.megabytes(row.size_bytes)),
-        _Column("peak", lambda row: words.mebibytes(row.peak_mib), wide_only=True),
-        _Column("load ms", lambda row: words.milliseconds(row.load_ms), wide_only=True),
-        _Column("cosine", lambda row: words.cosine(row.cosine)),
-    ]
+    pace = _Column(
+        words.pace(report).replace(" ", "\n"), lambda row: words.times(row.speedup, bounds=False)
+    )
+    size = _Column("size", lambda row: words.megabytes(row.size_bytes))
+    cosine = _Column("cosine", lambda row: words.cosine(row.cosine))
+    if report.is_counted:
+        counted = _Column("million\nper run", lambda row: words.millions(row.instructions))
+        columns = [pace, counted, size, cosine]
+    else:
+        columns = [
+            pace,
+            _Column("95 % interval", _interval, wide_only=True),
+            _Column("p50 ms", lambda row: words.milliseconds(row.p50_ms), wide_only=True),
+            _Column("p95 ms", lambda row: words.milliseconds(row.p95_ms)),
+            size,
+            _Column("peak", lambda row: words.mebibytes(row.peak_mib), wide_only=True),
+            _Column("load ms", lambda row: words.milliseconds(row.load_ms), wide_only=True),
+            cosine,
+        ]
     if any(row.predicted_ms is not None for row in report.rows):
         columns.insert(3, _Column("predicted", words.predicted, wide_only=True))
     if words.some_stopped_early(report):
@@ -135,10 +144,12 @@ def _broken(name: str, width: int) -> str:
 
 
 def _caption(report: DeployReport) -> str:
-    kinds = dict.fromkeys(str(row.evidence) for row in report.rows if row.latency)
+    kinds = dict.fromkeys(str(row.evidence) for row in report.rows if row.has_figures)
     said = ", ".join(kinds) or "not measured"
+    figures = "instructions" if report.is_counted else "times"
     return (
-        f"times {said}; speed against {words.plain(report.baseline)}; cosine is the worst output's"
+        f"{figures} {said}; {words.pace(report)} against {words.plain(report.baseline)}; "
+        "cosine is the worst output's"
     )
 
 

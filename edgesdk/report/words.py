@@ -53,6 +53,16 @@ def _digits(value: float) -> str:
     return f"{value:,.{min(places, 6)}f}"
 
 
+def pace(report: DeployReport) -> str:
+    """What `Row.speedup` is the ratio of."""
+    return "fewer instructions" if report.is_counted else "speed"
+
+
+def millions(value: float | None) -> str:
+    """Instructions of a run, in millions."""
+    return ABSENT if value is None else _digits(value / 1e6)
+
+
 def predicted(row: Row) -> str:
     """A predicted time, and how far it was off: `1.44 (+8 %)`."""
     if row.predicted_ms is None:

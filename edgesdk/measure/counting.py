@@ -1,0 +1,105 @@
+"""Where nothing can be timed: the instructions of a run, and a candidate against its baseline by them.
+
+They are a deterministic stand-in for time: they know which kernels an engine takes, and nothing of
+caches, of memory's speed, or of how many instructions a core executes at once.
+"""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+from edgesdk.device.base import Device
+from edgesdk.measure.result import Interval, Measurement
+from edgesdk.measure.series import spread_out
+from edgesdk.measure.settings import Inputs, Settings, Target
+
+_WARM_RUNS, _RUNS = 2, 5
+"""Of each input. Two processes count the same to the instruction; within one the share of the Python
+around the engine varies by some thousands, of which the median is taken."""
+
+
+Counts = list[list[int]]
+"""Of each input, the instructions of every run."""
+
+
+def count_runs(
+    target: Target, inputs: Inputs, settings: Settings, device: Device, folder: Path
+) -> Counts:
+    """Instructions of an artifact's runs, in one thread.
+
+    Args:
+        target: what to run.
+        inputs: what to run it on.
+        settings: how many inputs, and the limits of a single answer.
+        device: where; it must count instructions.
+        folder: takes the log of the runner.
+
+    Raises:
+        StepFailed: the runner crashed, hung or took too much memory; it is not left behind.
+        DeviceError: the device does not count.
+        EdgeSdkError: an adapter refused, with its own error.
+    """
+    sizes = [row.stat().st_size for row in inputs.rows]
+    rows = [inputs.rows[row] for row in spread_out(sizes, settings.rows)]
+    log = folder / "runner.log"
+    with device.start_runner(log, threads=1, memory_bytes=settings.memory_bytes) as runner:
+        request = {
+            "do": "open",
+            "backend": target.backend,
+            "artifact": target.artifact.resolve(),
+            "execution": target.execution,
+            "threads": 1,
+            "cores": [],
+            "files": [file.resolve() for file in target.all_files()],
+            "names": {name: inputs.prefix + name for name in inputs.names},
+            "rows": [row.resolve() for row in rows],
+            "first": len(rows) // 2,
+        }
+        runner.ask(request, timeout_s=settings.timeout_s)
+        every = list(range(len(rows)))
+        # The first runs of an input prepare memory for its shapes.
+        runner.ask({"do": "count", "rows": every, "runs": _WARM_RUNS}, timeout_s=settings.timeout_s)
+        counts: list[int] = runner.ask(
+            {"do": "count", "rows": every, "runs": _RUNS}, timeout_s=settings.timeout_s
+        )["instructions"]
+    return [counts[row :: len(rows)] for row in every]
+
+
+def compare_counts(
+    baseline: tuple[Target, Counts], candidate: tuple[Target, Counts], device: Device
+) -> tuple[Measurement, Measurement]:
+    """Baseline and candidate, by what `count_runs` found of each on a device.
+
+    Returns:
+        The baseline's measurement, whose ratio is exactly 1, and the candidate's: the ratio of the
+        instructions of a run, with the least and the most that single runs allow.
+    """
+    old, new = baseline[1], candidate[1]
+    ratio = Interval(
+        value=_mean(old) / _mean(new),
+        low=sum(map(min, old)) / sum(map(max, new)),
+        high=sum(map(max, old)) / sum(map(min, new)),
+    )
+    same = Interval(value=1.0, low=1.0, high=1.0)
+    return _result(*baseline, same, device), _result(*candidate, ratio, device)
+
+
+def _mean(counts: Counts) -> float:
+    return statistics.fmean(statistics.median(runs) for runs in counts)
+
+
+def _result(target: Target, counts: Counts, ratio: Interval, device: Device) -> Measurement:
+    return Measurement(
+        speedup=ratio,
+        stable=True,
+        artifact_bytes=sum(file.stat().st_size for file in target.all_files()),
+        threads=1,
+        evidence=device.evidence,
+        instructions=_mean(counts),
+        environment={
+            "device": device.name,
+            "execution": target.execution,
+            "counted_inputs": str(len(counts)),
+        },
+    )
