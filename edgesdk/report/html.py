@@ -71,7 +71,7 @@ def _tiles(report: DeployReport) -> Markup | None:
     before = base if base is not None and base.name != row.name else None
     return el(
         "div",
-        _tile(words.pace(report), words.times(row.speedup, bounds=False), _bounds(row)),
+        _tile(words.pace(report), words.times(row.speedup, bounds=False), _bounds(row, report)),
         _run_tile(report, row, before),
         _tile(
             "size",
@@ -108,9 +108,10 @@ def _tile(label: str, value: str, before: str | None) -> Markup:
     return el("div", el("span", label, class_="label"), el("b", value), was)
 
 
-def _bounds(row: Row) -> str | None:
+def _bounds(row: Row, report: DeployReport) -> str | None:
     bounds = words.times(row.speedup).partition(" ")[2]
-    return f"{bounds} at 95 %" if bounds else None
+    of = "over single runs" if report.is_counted else "at 95 %"
+    return f"{bounds} {of}" if bounds else None
 
 
 def _quality_tile(row: Row) -> Markup:
