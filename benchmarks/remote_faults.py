@@ -269,7 +269,7 @@ def _inject(fault: Fault, place: _Place) -> dict[str, Any]:
     return {
         "fault": fault.__name__,
         "ended": ended,
-        "told": told.replace(str(place.path), "…").replace(place.url, "ssh://…"),
+        "told": told.replace(place.url, "ssh://…").replace(str(place.server.home), "~"),
         "seconds": round(seconds, 2),
         "late": seconds > _LIMIT_S + GRACE_S,
         "left_behind": left,

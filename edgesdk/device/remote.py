@@ -40,67 +40,8 @@ _TRIES = 3
 _GRACE_S = 3.0
 """What a device, and fetching what it wrote, may take beyond a limit."""
 
-# Runs under any Python 3 on the device, with a name for this side and those of the distributions that
-# are needed. Tells what is there, takes each zip file whole or not at all, and becomes the agent.
-_BOOTSTRAP = r"""
-import hashlib, json, os, platform, shutil, sys, zipfile
-say, hear = sys.stdout.buffer, sys.stdin.buffer
-def tell(text):
-    say.write(text.encode() + b"\n")
-    say.flush()
-def version(name):
-    try:
-        from importlib import metadata
-        return metadata.version(name)
-    except Exception:
-        return None
-tell("\nEDGESDK AGENT")
-tell(json.dumps({
-    "python": sys.version_info[:2], "arch": platform.machine(), "libc": platform.libc_ver(),
-    "has": {name: version(name) for name in sys.argv[2:]},
-}))
-asked = json.loads(hear.readline())
-base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-folder = os.path.join(base, "edgesdk-device")
-paths = []
-try:
-    os.makedirs(folder, exist_ok=True)
-    for name, key, size, unpack in asked:
-        place = os.path.join(folder, name + "-" + key)
-        if not os.path.exists(place):
-            free = shutil.disk_usage(folder).free
-            if free < size * (4 if unpack else 1) + (32 << 20):
-                tell("its disk is full: %d MB free for %d MB" % (free >> 20, size >> 20))
-                sys.exit()
-            tell("need")
-            part = place + ".part"
-            with open(part, "wb") as stream:
-                digest = hashlib.sha256()
-                while size:
-                    piece = hear.read(min(size, 1 << 20))
-                    if not piece:
-                        sys.exit()
-                    digest.update(piece)
-                    stream.write(piece)
-                    size -= len(piece)
-            if digest.hexdigest() != key:
-                tell("what was sent came damaged")
-                sys.exit()
-            if unpack:
-                shutil.rmtree(part + ".d", ignore_errors=True)
-                zipfile.ZipFile(part).extractall(part + ".d")
-                os.remove(part)
-                part += ".d"
-            os.rename(part, place)
-        tell("have")
-        paths.append(place)
-except OSError as exc:
-    tell("%s cannot be written: %s" % (folder, exc.strerror))
-    sys.exit()
-os.environ["PYTHONPATH"] = os.pathsep.join(paths + [os.environ.get("PYTHONPATH", "")]).strip(":")
-os.execv(sys.executable, [sys.executable, "-P", "-m", "edgesdk.device.agent", folder, sys.argv[1]])
-"""
 _OLDEST_PYTHON = (3, 11)
+_BOOTSTRAP = Path(__file__).with_name("bootstrap.py")
 
 
 class RemoteDevice(Device):
@@ -139,7 +80,9 @@ class RemoteDevice(Device):
         self._wheelhouse = wheelhouse
         self._command = [
             *command,
-            shlex.join([python, "-c", _BOOTSTRAP, uuid4().hex, *self._needed]),
+            shlex.join(
+                [python, "-c", _BOOTSTRAP.read_text(encoding="utf-8"), uuid4().hex, *self._needed]
+            ),
         ]
         self._cache = cache
         self.link = None
