@@ -22,8 +22,8 @@ from edgesdk.testing.openssh import client
 from edgesdk.testing.vm import Machine
 
 pytestmark = pytest.mark.skipif(
-    shutil.which("apt-get") is None or shutil.which("ssh") is None,
-    reason="made from Debian packages, and reached by OpenSSH's client",
+    any(shutil.which(tool) is None for tool in ("apt-get", "mke2fs", "ssh")),
+    reason="made from Debian packages with mke2fs, and reached by OpenSSH's client",
 )
 DRILL = "edgesdk.device.drill"
 

@@ -175,10 +175,9 @@ def _parts(cache: Cache) -> Path:
         _furnish(system, folder)
         shutil.copytree(wheels, system / "usr/lib/python3/dist-packages", dirs_exist_ok=True)
         (system / "usr/lib/python3/dist-packages/entry.json").unlink(missing_ok=True)
-        program = shutil.which("mke2fs") or "/sbin/mke2fs"
         subprocess.run(
             [
-                *(program, "-q", "-t", "ext4", "-d", str(system), "-E", "root_owner=0:0"),
+                *("mke2fs", "-q", "-t", "ext4", "-d", str(system), "-E", "root_owner=0:0"),
                 *(str(folder / "disk.img"), f"{_DISK_MIB}M"),
             ],
             check=True,
