@@ -94,6 +94,7 @@ class Link:
         self._unpacker = Unpacker()
         self._writing = threading.Lock()
         log.parent.mkdir(parents=True, exist_ok=True)
+        self._said_before = log.stat().st_size if log.exists() else 0
         with log.open("ab") as sink:
             self._process = subprocess.Popen(
                 command,
@@ -275,8 +276,9 @@ class Link:
 
     def _lost(self, what: str) -> LinkLost:
         self.close()
-        said = self.log.read_bytes()[-_LOUDEST:].decode(errors="replace").strip()
-        return LinkLost(f"device {self._name} {what}" + (f": {said}" if said else ""))
+        said = self.log.read_bytes()[self._said_before :][-_LOUDEST:]
+        told = said.decode(errors="replace").strip()
+        return LinkLost(f"device {self._name} {what}" + (f": {told}" if told else ""))
 
 
 def _wait(fd: int, event: int, seconds: float) -> bool:
