@@ -38,10 +38,11 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
-    """All checks of a bundle, in order."""
+    """All checks of a bundle on a device, in order."""
 
     bundle: str
     checks: tuple[Check, ...]
+    device: str = LOCAL
 
     @property
     def passed(self) -> bool:
@@ -52,7 +53,8 @@ class Validation:
     def headline(self) -> str:
         """The result in a sentence."""
         if self.passed:
-            return "the bundle is whole and does its job here"
+            where = "here" if self.device == LOCAL else f"on {self.device}"
+            return f"the bundle is whole and does its job {where}"
         failed = ", ".join(check.name for check in self.checks if not check.passed)
         return f"not kept: {failed}"
 
@@ -114,7 +116,7 @@ def validate_bundle(
                     place,
                     Path(scratch) / "quality",
                 )
-    return Validation(bundle=str(bundle), checks=tuple(checks))
+    return Validation(bundle=str(bundle), checks=tuple(checks), device=device)
 
 
 def _golden(folder: Path, threads: int | None, device: Device, scratch: Path) -> Check:
