@@ -13,7 +13,6 @@ removed before anything else.
 
 Requests are answered in order, `ping` at once:
 
-    hello                                      what Python and which machine this is
     place    files {path: sha256}              links those that are there; says which hashes are not
     put      sha256 size offset + bytes        a piece of a file; the last one is checked and renamed
     step     id target request timeout_s memory_bytes
@@ -41,7 +40,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgesdk import __version__
 from edgesdk.device.base import Runner
 from edgesdk.device.frames import Message, Unpacker, pack
 from edgesdk.device.local import LocalDevice
@@ -66,7 +64,6 @@ class _Agent:
         self._device = LocalDevice()
         self._runners: dict[str, Runner] = {}
         self.verbs: dict[str, Callable[..., tuple[Message, bytes]]] = {
-            "hello": self.hello,
             "place": self.place,
             "put": self.put,
             "step": self.step,
@@ -86,14 +83,6 @@ class _Agent:
         self._files.mkdir(parents=True, exist_ok=True)
         for part in self._files.glob("*.part"):
             part.unlink()
-
-    def hello(self, _: bytes) -> tuple[Message, bytes]:
-        return {
-            "version": __version__,
-            "python": list(sys.version_info[:3]),
-            "pid": os.getpid(),
-            "free_bytes": self._free_bytes(),
-        }, b""
 
     def place(self, _: bytes, files: dict[str, str]) -> tuple[Message, bytes]:
         missing = []
@@ -234,11 +223,8 @@ class _Agent:
                 found.append([str(file.relative_to(folder)), file.stat().st_size, sha256])
         return found
 
-    def _free_bytes(self) -> int:
-        return shutil.disk_usage(self._folder).free
-
     def _check_space(self, size: int) -> None:
-        free = self._free_bytes()
+        free = shutil.disk_usage(self._folder).free
         if size + _MARGIN_BYTES > free:
             raise DeviceError(
                 f"the device's disk is full: a file of {size / 1e6:,.1f} MB, and "

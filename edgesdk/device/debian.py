@@ -108,7 +108,8 @@ def _mirrors() -> list[tuple[str, str]]:
         uri, _, key = line.partition("\t")
         if "security" not in uri:
             found[uri] = f"[signed-by={key}] " if key.startswith("/") else ""
-    return list(found.items())
+    # Where there are others beside it, Debian's own is the one that says so.
+    return sorted(found.items(), key=lambda mirror: "debian" not in mirror[0])
 
 
 def _run(command: list[str], what: str) -> str:

@@ -40,7 +40,7 @@ class Guest:
     """A processor made ready to run Python programs.
 
     Attributes:
-        identity: hash of everything that its programs' results depend on.
+        identity: what its programs' results depend on.
     """
 
     def __init__(self, core: Core, backends: Sequence[str], cache: Cache) -> None:
