@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -19,10 +18,10 @@ from edgesdk.errors import DeviceError, StepFailed
 from edgesdk.profile import load_profile
 from edgesdk.testing import DeviceConformance
 from edgesdk.testing.openssh import client
-from edgesdk.testing.vm import Machine
+from edgesdk.testing.vm import Machine, missing_tools
 
 pytestmark = pytest.mark.skipif(
-    any(shutil.which(tool) is None for tool in ("apt-get", "mke2fs", "ssh")),
+    bool(missing_tools()),
     reason="made from Debian packages with mke2fs, and reached by OpenSSH's client",
 )
 DRILL = "edgesdk.device.drill"

@@ -64,6 +64,16 @@ PermitRootLogin prohibit-password
 """
 
 
+def missing_tools() -> list[str]:
+    """What this machine lacks for making and reaching one."""
+    return [name for name in ("apt-get", "mke2fs", "ssh") if not _tool(name)]
+
+
+def _tool(name: str) -> str:
+    """A program, also where the user's path leaves the system's folders out; empty if absent."""
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin") or ""
+
+
 class Machine:
     """A running one. What is written to its disk is there again after `cut_power` and `boot`.
 
@@ -177,7 +187,7 @@ def _parts(cache: Cache) -> Path:
         (system / "usr/lib/python3/dist-packages/entry.json").unlink(missing_ok=True)
         subprocess.run(
             [
-                *("mke2fs", "-q", "-t", "ext4", "-d", str(system), "-E", "root_owner=0:0"),
+                *(_tool("mke2fs"), "-q", "-t", "ext4", "-d", str(system), "-E", "root_owner=0:0"),
                 *(str(folder / "disk.img"), f"{_DISK_MIB}M"),
             ],
             check=True,
