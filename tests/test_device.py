@@ -9,7 +9,9 @@ import shutil
 import signal
 import sys
 import time
+import venv
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +118,17 @@ def test_what_is_on_the_device_is_sent_once(agent: RemoteDevice, tmp_path: Path)
     assert held.read_bytes() == file.read_bytes()
     agent.run_step(ANSWER, {"file": file}, folder=tmp_path / "2", timeout_s=60)
     assert (held.stat().st_mtime_ns, held.stat().st_ino) == (first.st_mtime_ns, first.st_ino)
+
+
+def test_a_machine_without_an_engine_is_sent_one(parts: Cache, tmp_path: Path) -> None:
+    venv.create(tmp_path / "bare")
+    command = ["env", f"XDG_CACHE_HOME={tmp_path / 'there'}", "sh", "-c"]
+    bare = str(tmp_path / "bare/bin/python")
+    with closing(RemoteDevice("agent:bare", command, ENGINES, parts, python=bare)) as device:
+        found = device.engines(ENGINES)["onnxruntime"]
+    assert found.unavailable is None
+    assert found.version == LocalDevice().engines(ENGINES)["onnxruntime"].version
+    assert list((tmp_path / "there/edgesdk-device").glob("wheels-*/numpy"))
 
 
 def test_two_do_not_disturb_each_other(agent: RemoteDevice, parts: Cache, tmp_path: Path) -> None:
