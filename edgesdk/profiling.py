@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,33 +81,31 @@ def profile_target(
             f"{device} tells no times: what is emulated takes as long as the emulator takes; "
             "profile on the device itself, or count instructions with: edgesdk deploy"
         )
-    with (
-        tempfile.TemporaryDirectory(prefix="edgesdk-profile-") as name,
-        closing(find_device(device, [backend], Cache())) as place,
-    ):
+    with tempfile.TemporaryDirectory(prefix="edgesdk-profile-") as name:
         scratch = Path(name)
-        cores = threads or place.machine().logical_cores
-        opened, signature = _opened(target, backend, execution, threads, cores, scratch)
+        opened, signature = _opened(target, backend, execution, threads, scratch)
         rows = _rows(target, samples, signature)
         timed = rows.evaluation.subset(8)
         inputs = Inputs(
             names=tuple(info.name for info in signature), rows=timed.paths(), prefix=INPUT_PREFIX
         )
-        alone = measure_alone(opened, inputs, Settings(), place, scratch / "measure")
-        response = place.run_step(
-            "edgesdk.steps:look_inside",
-            {
-                "backend": opened.backend,
-                "artifact": opened.artifact,
-                "files": opened.all_files(),
-                "execution": opened.execution,
-                "threads": opened.threads,
-                "rows": timed,
-                "runs": _RUNS,
-            },
-            folder=scratch / "inside",
-            timeout_s=_STEP_TIMEOUT_S,
-        ).response
+        with closing(find_device(device, [opened.backend], Cache())) as place:
+            opened = replace(opened, threads=opened.threads or place.machine().logical_cores)
+            alone = measure_alone(opened, inputs, Settings(), place, scratch / "measure")
+            response = place.run_step(
+                "edgesdk.steps:look_inside",
+                {
+                    "backend": opened.backend,
+                    "artifact": opened.artifact,
+                    "files": opened.all_files(),
+                    "execution": opened.execution,
+                    "threads": opened.threads,
+                    "rows": timed,
+                    "runs": _RUNS,
+                },
+                folder=scratch / "inside",
+                timeout_s=_STEP_TIMEOUT_S,
+            ).response
     times = sorted((NodeTime(**item) for item in response["node_times"]), key=lambda t: -t.ms)
     return Profiling(
         target=str(target),
@@ -124,9 +122,9 @@ def profile_target(
 
 
 def _opened(
-    target: Path, backend: str, execution: str, threads: int | None, cores: int, scratch: Path
+    target: Path, backend: str, execution: str, threads: int | None, scratch: Path
 ) -> tuple[Target, tuple[TensorInfo, ...]]:
-    """The artifact to measure and the inputs it takes."""
+    """The artifact to measure, its threads 0 for all that there are, and the inputs it takes."""
     if target.is_dir() or target.suffix == ".zip":
         folder = target.resolve()
         if target.is_file():
@@ -158,7 +156,7 @@ def _opened(
     out = scratch / "artifact"
     out.mkdir()
     artifact = engine.convert(target.resolve(), Recipe(), out)
-    opened = Target(backend=backend, artifact=artifact, execution=execution, threads=cores)
+    opened = Target(backend=backend, artifact=artifact, execution=execution, threads=threads or 0)
     return opened, model.inputs
 
 

@@ -28,7 +28,7 @@ def _version(name: str) -> str | None:
         from importlib import metadata  # not there before Python 3.8
 
         return metadata.version(name)
-    except Exception:
+    except ImportError:  # that includes distributions that are not there
         return None
 
 

@@ -6,7 +6,6 @@ Times mean nothing, so instructions are counted instead; memory would be the emu
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,10 @@ from edgesdk.device.cores import core_named
 from edgesdk.device.guest import Guest
 from edgesdk.device.local import start_hosted_runner
 from edgesdk.device.requests import plain
-from edgesdk.device.survey import SURVEY, survey_from_json
+from edgesdk.device.survey import survey_device
 from edgesdk.evidence import Evidence
 from edgesdk.isolate import StepResult, run_isolated
 from edgesdk.machine import Machine
-
-_SURVEY_S = 300.0
 
 
 class EmulatedDevice(Device):
@@ -48,11 +45,11 @@ class EmulatedDevice(Device):
 
     def machine(self) -> Machine:
         """The processor, with this machine's kernel, cores and memory."""
-        return self._survey(())[0]
+        return survey_device(self, ())[0]
 
     def engines(self, backends: Sequence[str]) -> dict[str, EngineThere]:
         """Those whose wheels were unpacked for it."""
-        return self._survey(backends)[1]
+        return survey_device(self, backends)[1]
 
     def start_runner(self, log: Path, *, threads: int, memory_bytes: int | None = None) -> Runner:
         """Start it under the emulator, counting."""
@@ -79,10 +76,3 @@ class EmulatedDevice(Device):
             memory_bytes=memory_bytes,
             launcher=self._guest.launcher(),
         )
-
-    def _survey(self, backends: Sequence[str]) -> tuple[Machine, dict[str, EngineThere]]:
-        with tempfile.TemporaryDirectory() as folder:
-            found = self.run_step(
-                SURVEY, {"backends": list(backends)}, folder=Path(folder), timeout_s=_SURVEY_S
-            )
-        return survey_from_json(found.response)

@@ -38,18 +38,13 @@ def find_device(name: str, backends: Sequence[str], cache: Cache) -> Device:
         return EmulatedDevice(name.removeprefix(_EMULATED), backends, cache)
     if name.startswith(SCHEME):
         return ssh_device(name, backends, cache)
-    legal = ", ".join(device_names())
-    raise DeviceError(f"no device {name!r}; legal: {legal}, {SCHEME}[user@]host")
+    legal = ", ".join(item.name for item in known_devices())
+    raise DeviceError(f"no device {name!r}; legal: {legal}")
 
 
 def is_emulated(name: str) -> bool:
     """Whether a device of that name counts instructions instead of timing runs."""
     return name.startswith(_EMULATED)
-
-
-def device_names() -> tuple[str, ...]:
-    """What `find_device` takes."""
-    return tuple(item.name for item in known_devices())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +69,7 @@ class KnownDevice:
 
 
 def known_devices() -> tuple[KnownDevice, ...]:
-    """Every device that needs no address."""
+    """Every device, and the form of those that have an address."""
     local = KnownDevice(
         name=LOCAL,
         title="this machine",
@@ -90,7 +85,13 @@ def known_devices() -> tuple[KnownDevice, ...]:
         )
         for core in CORES
     )
-    return (local, *emulated)
+    over_ssh = KnownDevice(
+        name=f"{SCHEME}[user@]host",
+        title="another machine, over SSH",
+        evidence=Evidence.MEASURED,
+        figures="times and memory, measured there",
+    )
+    return (local, *emulated, over_ssh)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

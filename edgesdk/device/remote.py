@@ -22,7 +22,7 @@ from edgesdk.device.frames import Message
 from edgesdk.device.link import CONNECT_S, SLOWEST, Link, LinkLost, Part
 from edgesdk.device.payload import payload_zip
 from edgesdk.device.requests import files_of, placed
-from edgesdk.device.survey import SURVEY, survey_from_json
+from edgesdk.device.survey import survey_device
 from edgesdk.device.wheels import distributions_of, pinned, wheels_zip
 from edgesdk.errors import DeviceError, EdgeSdkError, StepFailed
 from edgesdk.evidence import Evidence
@@ -34,7 +34,6 @@ from edgesdk.process import error_from_json
 _T = TypeVar("_T")
 
 _PIECE_BYTES = 1 << 20
-_SURVEY_S = 120.0
 _PLACE_S = 60.0
 _TRIES = 3
 _GRACE_S = 3.0
@@ -90,7 +89,7 @@ class RemoteDevice(Device):
         self._ids = (f"{number:06d}" for number in itertools.count())
         self._logs = tempfile.TemporaryDirectory(prefix="edgesdk-")
         try:
-            self._machine, _ = self._survey(())
+            self._machine, _ = survey_device(self, ())
         except BaseException:
             self.close()
             raise
@@ -102,7 +101,7 @@ class RemoteDevice(Device):
 
     def engines(self, backends: Sequence[str]) -> dict[str, EngineThere]:
         """As the adapters find them there."""
-        return self._survey(backends)[1]
+        return survey_device(self, backends)[1]
 
     def start_runner(self, log: Path, *, threads: int, memory_bytes: int | None = None) -> Runner:
         """Have the agent start it."""
@@ -247,13 +246,6 @@ class RemoteDevice(Device):
                 stream.write(piece)
         if sha256_file(target) != sha256:
             raise LinkLost(f"device {self.name} sent {relative} damaged")
-
-    def _survey(self, backends: Sequence[str]) -> tuple[Machine, dict[str, EngineThere]]:
-        with tempfile.TemporaryDirectory() as folder:
-            found = self.run_step(
-                SURVEY, {"backends": list(backends)}, folder=Path(folder), timeout_s=_SURVEY_S
-            )
-        return survey_from_json(found.response)
 
     def _try(self, work: Callable[[Link], _T]) -> _T:
         """Do it over a connection, and over a new one where that breaks, at most three times."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from edgesdk.backend import load_backend
-from edgesdk.device.base import EngineThere
+from edgesdk.device.base import Device, EngineThere
 from edgesdk.errors import BackendUnavailable
 from edgesdk.machine import Machine, detect
 
-SURVEY = "edgesdk.device.survey:survey"
-"""The step that `survey_from_json` reads."""
+_STEP = "edgesdk.device.survey:survey"
+_TIMEOUT_S = 300.0
 
 
 def survey(request: dict[str, Any]) -> dict[str, Any]:
@@ -22,8 +25,18 @@ def survey(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def survey_from_json(data: dict[str, Any]) -> tuple[Machine, dict[str, EngineThere]]:
-    """What `survey` told."""
+def survey_device(
+    device: Device, backends: Sequence[str]
+) -> tuple[Machine, dict[str, EngineThere]]:
+    """What another machine is, and which of these backends' engines it has.
+
+    Raises:
+        DeviceError: it cannot be reached or used.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        request = {"backends": list(backends)}
+        found = device.run_step(_STEP, request, folder=Path(folder), timeout_s=_TIMEOUT_S)
+    data = found.response
     machine = Machine(**{**data["machine"], "features": frozenset(data["machine"]["features"])})
     engines = {
         name: EngineThere(version=version, unavailable=why)
