@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from edgesdk.compress.calibration import SampleSet
     from edgesdk.recipe import Recipe
 
     Array = NDArray[np.generic]
@@ -208,6 +209,26 @@ class Backend(ABC):
     @abstractmethod
     def open(self, artifact: Path, options: OpenOptions) -> Session:
         """Load an artifact for running on this machine."""
+
+    def quantizes(self, recipe: Recipe) -> bool:
+        """Whether the engine applies this recipe itself, by `quantize`. Pure; loads no engine.
+
+        The house rule is that a recipe is applied to ONNX before an engine sees it. An engine whose
+        own format has another idea of quantization is the exception.
+        """
+        del recipe
+        return False
+
+    def quantize(
+        self, artifact: Path, recipe: Recipe, out: Path, calibration: SampleSet | None
+    ) -> Path:
+        """Apply a recipe to the artifact that `convert` made of the float model.
+
+        Only called where `quantizes` says so. `calibration` are real samples where the recipe needs
+        them; `-smooth` is not in the recipe, because it was applied to the float model. Returns and
+        raises as `convert`.
+        """
+        raise NotImplementedError(f"{self.name} does not apply {recipe} to {artifact} in {out}")
 
     def rejects(self, recipe: Recipe) -> str | None:
         """Why this engine cannot run a recipe on any model, or None. Pure; loads no engine."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from edgesdk.backend import load_backend
 from edgesdk.bench import Bench, Built, Prepared, Trial
 from edgesdk.decide import Outcome, decide
 from edgesdk.gains import node_gains
@@ -76,6 +77,8 @@ def find_bases(
         quality, built = trial.outcome.quality, trial.built
         if built is None or quality is None or built.choice.recipe.mode == "float":
             continue
+        if load_backend(built.choice.backend).quantizes(built.choice.recipe):
+            continue  # nodes are spared in ONNX, and this engine's integers are not there
         if _fails_in_float(trials, built.choice, accept_undecided):
             continue  # what it computes wrongly is no matter of precision
         measured = trial.outcome.measurement or measure(trial)

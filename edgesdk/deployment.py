@@ -337,7 +337,7 @@ def _try_all(
     is neither folded nor fused.
     """
     prepared = prepare_model(bench, plan)
-    notes = prepared.notes
+    notes = (*original.built.notes, *prepared.notes)
     known = partial(sure_speed, budget=request.budget, accept_undecided=request.accept_undecided)
     start = dict.fromkeys((c.single.backend for c in plan.candidates), prepared)
     trials: list[Trial] = []

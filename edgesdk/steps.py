@@ -115,6 +115,19 @@ def convert(request: Request) -> Response:
     return {"path": _relative(artifact)}
 
 
+def quantize(request: Request) -> Response:
+    """`artifact`, `recipe`, `backend`, `calibration` -> `path` of what the engine makes of its float form."""
+    backend = require_backend(request["backend"])
+    rows = request["calibration"]
+    artifact = backend.quantize(
+        Path(request["artifact"]),
+        Recipe.parse(request["recipe"]),
+        _made("files"),
+        SampleSet.from_json(rows) if rows else None,
+    )
+    return {"path": _relative(artifact)}
+
+
 def reference(request: Request) -> Response:
     """`backend`, `artifact`, `rows` -> the original's outputs, one .npz a row, in `outputs/`."""
     rows = SampleSet.from_json(request["rows"])

@@ -31,7 +31,7 @@ def open_original(bench: Bench, plan: Plan) -> Original:
     choice = plan.baseline.single
     bench.listen(Event(stage="check", subject=ORIGINAL, state="begin"))
     try:
-        converted = convert_choice(bench, choice, bench.model.path, bench.model.sha256)
+        converted, notes = _convert_original(bench, plan)
         rows = bench.samples.evaluation
         reference = bench.workshop.step(
             "reference",
@@ -48,12 +48,29 @@ def open_original(bench: Bench, plan: Plan) -> Original:
             stage="check",
             subject=ORIGINAL,
             state="done",
-            message=f"reference outputs of {len(rows)} rows on {choice.backend}",
+            message="; ".join(
+                (f"reference outputs of {len(rows)} rows on {choice.backend}", *notes)
+            ),
             cached=reference.cached,
         )
     )
-    built = Built(choice=choice, converted=converted, outputs=reference.folder / "outputs")
+    outputs = reference.folder / "outputs"
+    built = Built(choice=choice, converted=converted, outputs=outputs, notes=notes)
     return Original(built=built, reference=reference)
+
+
+def _convert_original(bench: Bench, plan: Plan) -> tuple[Finished, tuple[str, ...]]:
+    """The user's file as it is; with the deployed shapes where the engine takes no open ones."""
+    choice = plan.baseline.single
+    try:
+        return convert_choice(bench, choice, bench.model.path, bench.model.sha256), ()
+    except StepFailed as exc:
+        is_open = not all(info.is_static for info in bench.model.inputs)
+        if exc.kind != "error" or plan.shapes is None or not is_open:
+            raise
+        fixed = _prepared(bench, plan, "only_shapes")
+        converted = convert_choice(bench, choice, fixed.path, fixed.key)
+        return converted, (f"its shapes are fixed, as {choice.backend} needs: {exc}",)
 
 
 def prepare_model(bench: Bench, plan: Plan, *, fold: bool = True) -> Prepared:
@@ -64,16 +81,11 @@ def prepare_model(bench: Bench, plan: Plan, *, fold: bool = True) -> Prepared:
         plan: says which shapes to fix.
         fold: fold constants and fuse operators.
     """
-    shapes = None if plan.shapes is None else [[n, list(dims)] for n, dims in plan.shapes]
     bench.listen(Event(stage="prepare", state="begin"))
-    rows = bench.samples.evaluation.subset(1)
-    request = {"model": str(bench.model.path), "shapes": shapes, "rows": rows.to_json()}
-    identity = {"model": bench.model.sha256, "shapes": shapes, "tools": tool_versions()}
     notes: tuple[str, ...] = ()
     for how in ("cleaned" if fold else "unfolded", "only_shapes"):
-        more = {"how": how}
         try:
-            done = bench.workshop.step("prepare", {**request, **more}, {**identity, **more})
+            done = _prepared(bench, plan, how)
             break
         except StepFailed as exc:
             notes += (f"the graph could not be {how.replace('_', ' ')}: {exc}",)
@@ -84,6 +96,21 @@ def prepare_model(bench: Bench, plan: Plan, *, fold: bool = True) -> Prepared:
     message = f"{len(notes)} remarks" if notes else how
     bench.listen(Event(stage="prepare", state="done", message=message, cached=done.cached))
     return Prepared(path=done.path, key=done.key, notes=notes)
+
+
+def _prepared(bench: Bench, plan: Plan, how: str) -> Finished:
+    shapes = None if plan.shapes is None else [[n, list(dims)] for n, dims in plan.shapes]
+    rows = bench.samples.evaluation.subset(1)
+    return bench.workshop.step(
+        "prepare",
+        {
+            "model": str(bench.model.path),
+            "shapes": shapes,
+            "rows": rows.to_json(),
+            "how": how,
+        },
+        {"model": bench.model.sha256, "shapes": shapes, "tools": tool_versions(), "how": how},
+    )
 
 
 def try_candidate(
@@ -133,10 +160,15 @@ def check_candidate(
     try:
         bench.listen(Event(stage=stage, subject=name, state="begin"))
         start = smoothed(bench, choice.recipe, prepared, way)
-        compressed = compress_choice(bench, choice, start, way)
+        own = require_backend(choice.backend).quantizes(choice.recipe)
+        written = replace(choice, recipe=Recipe()) if own else choice
+        compressed = compress_choice(bench, written, start, way)
         stage, ran = "convert", not compressed.cached
         bench.listen(Event(stage=stage, subject=name, state="begin"))
-        converted = convert_choice(bench, choice, compressed.path, compressed.key, way[1:])
+        converted = convert_choice(bench, written, compressed.path, compressed.key, way[1:])
+        if own:
+            ran = ran or not converted.cached
+            converted = quantize_choice(bench, choice, converted, way[1:])
         stage, ran = "check", ran or not converted.cached
         bench.listen(Event(stage=stage, subject=name, state="begin"))
         notes = (*start.notes, *compressed.response["notes"])
@@ -396,6 +428,37 @@ def convert_choice(
         "convert",
         {"model": str(model), "recipe": recipe, "backend": choice.backend},
         {"model": key, "recipe": recipe, "backend": choice.backend, "version": version},
+        like=choice.backend,
+        then=way[1:],
+    )
+
+
+def quantize_choice(
+    bench: Bench, choice: Choice, converted: Finished, way: Sequence[Work] = ()
+) -> Finished:
+    """The step for a backend that applies a recipe itself, to its form of the float model.
+
+    Raises:
+        StepFailed: some nodes are to be kept, which only a recipe that is applied to ONNX can do.
+    """
+    if choice.kept:
+        raise StepFailed(f"{choice.backend} applies {choice.recipe} itself, to whole models only")
+    recipe = replace(choice.recipe.stored, smooth=False)
+    rows = bench.samples.calibration if recipe.needs_calibration else None
+    about = {"recipe": recipe.name, "backend": choice.backend}
+    return bench.workshop.step(
+        "quantize",
+        {
+            **about,
+            "artifact": str(converted.path),
+            "calibration": rows.to_json() if rows is not None else None,
+        },
+        {
+            **about,
+            "artifact": converted.key,
+            "rows": bench.samples.fingerprint if rows is not None else None,
+            "version": require_backend(choice.backend).version(),
+        },
         like=choice.backend,
         then=way[1:],
     )

@@ -213,7 +213,10 @@ def _native(base: Profile, backend: str) -> tuple[str, ...]:
         tried = [name, f"{name}-reduce"] if precision.startswith("w8") else [name]
         recipes = [Recipe.parse(one) for one in tried]
         if any(
-            engine.rejects(one) is None and base.rejects(one, backend) is None for one in recipes
+            engine.rejects(one) is None
+            and not engine.quantizes(one)  # experiments are written as ONNX
+            and base.rejects(one, backend) is None
+            for one in recipes
         ):
             found.append(precision)
     return tuple(found)

@@ -144,8 +144,9 @@ class BackendConformance:
 
     def test_a_graph_it_does_not_support_is_refused(self, engine: Backend, tmp_path: Path) -> None:
         for name in sorted(self.unsupported):
-            with pytest.raises(EdgeSdkError), opened(engine, build(name), tmp_path) as session:
-                session.run(build(name).feeds[0])
+            case, folder = build(name), tmp_path / name
+            with pytest.raises(EdgeSdkError), opened(engine, case, folder) as session:
+                session.run(case.feeds[0])
 
     def test_what_is_no_model_is_refused(self, engine: Backend, tmp_path: Path) -> None:
         source, out = make_folders(tmp_path, "source", "out")
