@@ -31,6 +31,7 @@ from edgesdk.profile import load_profile, profile_sources
 from edgesdk.profile_values import Profile
 from edgesdk.recipe import Recipe
 from edgesdk.signature import TensorInfo
+from edgesdk_backends.litert import LiteRtBackend
 from edgesdk_backends.onnxruntime import OnnxRuntimeBackend
 from edgesdk_backends.openvino import OpenVinoBackend
 
@@ -50,7 +51,7 @@ class _Unheard:
 _ENGINES: dict[str, tuple[EngineFacts, str]] = {
     "onnxruntime": (OnnxRuntimeBackend(), "1.31.1"),
     "openvino": (OpenVinoBackend(), "2026.4.1"),
-    "litert": (_Unheard(), "2.1"),
+    "litert": (LiteRtBackend(), "2.3.0"),
     "qnn": (_Unheard(), "2.7"),
     "tensorrt": (_Unheard(), "10.3"),
 }

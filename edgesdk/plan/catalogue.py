@@ -70,7 +70,7 @@ def recipes_worth_trying(
     What the device or the engine cannot run is for the profile and the adapter to say.
 
     Args:
-        backend: `onnxruntime` or `openvino`; any other gets what runs as plain ONNX operators.
+        backend: `onnxruntime`, `openvino` or `litert`; any other gets what runs as plain ONNX operators.
         ops: how many nodes of each operator the model has, subgraphs included.
         calibration: whether there are real samples to calibrate on.
         storage: whether a smaller file or less memory is worth anything by itself.
@@ -85,7 +85,7 @@ def recipes_worth_trying(
         calibration=calibration,
         storage=storage,
     )
-    lists = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+    lists = {"onnxruntime": _onnxruntime, "openvino": _openvino, "litert": _litert}
     found = list(lists.get(backend, _anywhere)(traits))
     suggestions = tuple(
         Suggestion(recipe=Recipe.parse(name), why=told)
@@ -162,6 +162,21 @@ def _openvino(traits: _Traits) -> Iterator[_Entry]:
             kind="catalogue", key="openvino.w8a8-dynamic", why=why, source=_MEASURED, date=_DATE
         )
         yield "w8a8-dynamic", slow
+
+
+def _litert(traits: _Traits) -> Iterator[_Entry]:
+    dynamic = "int8 products with ranges found at run time, no samples needed"
+    if traits.transformer:
+        yield "w8a8-dynamic", dynamic
+        why = "the same with uneven channels evened out"
+        yield _sampled(traits, "w8a8-dynamic-smooth", why)
+        why = "LiteRT's quantizer fails at fixed ranges around attention (seen on a text encoder)"
+        yield "w8a8-static", _of_model("Softmax", traits.softmax, why)
+    else:
+        yield from _calibrated(traits, ("w8a8-static", "int8 from end to end"))
+        if traits.products or traits.convolutions:
+            yield "w8a8-dynamic", dynamic
+    yield from _anywhere(traits)
 
 
 def _anywhere(traits: _Traits) -> Iterator[_Entry]:

@@ -1,0 +1,128 @@
+"""LiteRT's interpreter: a file in, arrays by the names of its signature in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgesdk.backend import Array
+from edgesdk.errors import StepFailed
+
+ERRORS = (ValueError, RuntimeError, TypeError, KeyError)
+"""All that the interpreter raises."""
+_TOLD = 200
+"""Characters of its messages that are repeated; it says the same thing several times over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensor:
+    """An input or output of the file.
+
+    Attributes:
+        index: how the interpreter calls it.
+        shape: with -1 where it says that the length is open.
+        dtype: numpy's name.
+    """
+
+    index: int
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def interpreter_class() -> Any:
+    """The interpreter of `ai_edge_litert`, or of its predecessor where only that is installed."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        from tflite_runtime.interpreter import Interpreter
+    return Interpreter
+
+
+class Engine:
+    """An opened TFLite file.
+
+    Attributes:
+        inputs, outputs: by the names of its signature, in its order.
+    """
+
+    def __init__(self, file: Path, *, threads: int = 1) -> None:
+        """Load the file; XNNPACK takes the operations that it has.
+
+        Raises:
+            StepFailed: it is no TFLite file, or has operations that this version does not know.
+        """
+        try:
+            self._interpreter: Any = interpreter_class()(model_path=str(file), num_threads=threads)
+            runner = self._interpreter.get_signature_runner()
+            self.inputs = _tensors(runner.get_input_details())
+            self.outputs = _tensors(runner.get_output_details())
+            del runner  # while it is there, the interpreter refuses to allocate
+        except ERRORS as exc:
+            raise StepFailed(f"litert cannot open {file.name}: {exc}") from exc
+        is_open = any(dim < 0 for tensor in self.inputs.values() for dim in tensor.shape)
+        try:
+            self._interpreter.allocate_tensors()
+        except ERRORS as exc:
+            if not is_open:  # else it has yet to be told the lengths
+                raise StepFailed(f"litert cannot prepare {file.name}: {exc}") from exc
+        self._given = tuple((name, tensor.index) for name, tensor in self.inputs.items())
+        self._gives = tuple((name, tensor.index) for name, tensor in self.outputs.items())
+        self._shapes = tuple(tensor.shape for tensor in self.inputs.values())
+
+    def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """All outputs; the arrays belong to the caller. Inputs may have other lengths than before.
+
+        Raises:
+            StepFailed: the interpreter refuses, because the graph was made for other shapes, say.
+        """
+        engine = self._interpreter
+        if engine is None:
+            raise StepFailed("this session is closed; open the artifact again")
+        try:
+            shapes = tuple([feed[name].shape for name, _ in self._given])
+            if shapes != self._shapes:
+                self._resize(shapes)
+            for name, index in self._given:
+                engine.set_tensor(index, feed[name])
+            engine.invoke()
+            return {name: np.asarray(engine.get_tensor(index)) for name, index in self._gives}
+        except ERRORS as exc:
+            raise StepFailed(f"litert could not run the model: {str(exc)[:_TOLD]}") from exc
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """The operations with `op_name`, `inputs`, `outputs`, `operand_types`; delegates come last."""
+        found: list[dict[str, Any]] = self._interpreter._get_ops_details()
+        return found
+
+    def tensor_names(self) -> dict[int, str]:
+        """Names of all tensors by index."""
+        return {
+            int(tensor["index"]): str(tensor["name"])
+            for tensor in self._interpreter.get_tensor_details()
+        }
+
+    def close(self) -> None:
+        """Give back its memory. Calling it twice is harmless."""
+        self._interpreter = None
+
+    def _resize(self, shapes: tuple[tuple[int, ...], ...]) -> None:
+        self._shapes = ()  # whatever happens next, it is not as it was
+        for (_, index), shape in zip(self._given, shapes, strict=True):
+            self._interpreter.resize_tensor_input(index, shape)
+        self._interpreter.allocate_tensors()
+        self._shapes = shapes
+
+
+def _tensors(details: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
+    return {
+        name: Tensor(
+            index=int(one["index"]),
+            shape=tuple(int(dim) for dim in one["shape_signature"]),
+            dtype=np.dtype(one["dtype"]).name,
+        )
+        for name, one in details.items()
+    }
