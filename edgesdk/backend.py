@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from edgesdk.errors import BackendUnavailable, SamplesError
+from edgesdk.evidence import Evidence
 from edgesdk.signature import TensorInfo
 
 if TYPE_CHECKING:
@@ -45,11 +46,14 @@ class OpenOptions:
         execution: `fp32`, `bf16` or `fp16`: the type in which float operations run. An adapter sets
             it explicitly, because engines have defaults of their own (OpenVINO takes bf16 on AMX).
         profiling: collect per-operation times for `Session.node_times`; slower, never when timing.
+        simulate: compute here, as closely as this machine can, what the unit of the device would; only
+            asked of a backend that states its `simulation`.
     """
 
     threads: int = 1
     execution: str = "fp32"
     profiling: bool = False
+    simulate: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +67,7 @@ class NodePlacement:
         provider: the engine's own word (`CPUExecutionProvider`, `brgconv_avx512_amx_I8`, …).
         precision: the type it computes in, as the engine tells: `fp32`, `int8`, …; empty if untold.
         origin: names of the ONNX nodes it stands for, as far as the engine tells.
+        why: why it is not on the unit that was asked for, in the engine's words.
     """
 
     node: str
@@ -71,6 +76,29 @@ class NodePlacement:
     provider: str = ""
     precision: str = ""
     origin: tuple[str, ...] = ()
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compiled:
+    """What an engine's ahead-of-time compiler made of an artifact for one device.
+
+    Attributes:
+        program: the file that is opened and shipped instead of the artifact, inside the folder that
+            was asked for.
+        placement: where the compiler puts each node, as far as it tells.
+        estimate_ms: what the compiler states as the time of a run; None where it states none.
+        cycles: the same in cycles of the unit.
+        memory_bytes: what it states as working memory (activations) of a run.
+        notes: what the user should know, in sentences.
+    """
+
+    program: Path
+    placement: tuple[NodePlacement, ...] = ()
+    estimate_ms: float | None = None
+    cycles: int | None = None
+    memory_bytes: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +216,8 @@ class Backend(ABC):
     """Names on the package index of what opening an artifact needs beside numpy."""
     executions: ClassVar[frozenset[str]] = frozenset({"fp32"})
     """The float types it can be told to execute in; the profile says which the device has."""
+    simulation: ClassVar[Evidence | None] = None
+    """What outputs are that come of `OpenOptions.simulate`; None where it cannot simulate its unit."""
 
     @abstractmethod
     def unavailable(self) -> str | None:
@@ -230,6 +260,28 @@ class Backend(ABC):
         """
         raise NotImplementedError(f"{self.name} does not apply {recipe} to {artifact} in {out}")
 
+    def compiles(self, target: Mapping[str, str]) -> bool:
+        """Whether artifacts are compiled for such a target before they are opened. Pure."""
+        del target
+        return False
+
+    def compile(
+        self, artifact: Path, target: Mapping[str, str], out: Path, *, simulate: bool = False
+    ) -> Compiled:
+        """Compile what `convert` or `quantize` wrote for one kind of device; only where it `compiles`.
+
+        Args:
+            artifact: the file that they returned.
+            target: the `target` table of the profile's runtime, such as `{"htp_arch": "73"}`.
+            out: a folder to write into.
+            simulate: the device is not here; prove what can be proved without it.
+
+        Raises:
+            StepFailed: the compiler refuses the model; the message names the nodes and its reasons.
+            ProfileError: the target lacks a key, or has a value that the compiler does not know.
+        """
+        raise NotImplementedError(f"{self.name} does not compile {artifact} for {target} in {out}")
+
     def rejects(self, recipe: Recipe) -> str | None:
         """Why this engine cannot run a recipe on any model, or None. Pure; loads no engine."""
         if recipe.execution not in self.executions:
@@ -249,6 +301,8 @@ class Backend(ABC):
             )
         if options.threads < 1:
             raise BackendUnavailable(f"{options.threads} threads asked of {self.name}; legal: 1 up")
+        if options.simulate and self.simulation is None:
+            raise BackendUnavailable(f"{self.name} cannot simulate its unit; it needs the device")
 
 
 def keep_onnx(model: Path, out: Path) -> Path:
