@@ -90,6 +90,8 @@ class Compiled:
         estimate_ms: what the compiler states as the time of a run; None where it states none.
         cycles: the same in cycles of the unit.
         memory_bytes: what it states as working memory (activations) of a run.
+        aside: files beside the program that the device does not need (what simulating it takes); they
+            do not count as its size.
         notes: what the user should know, in sentences.
     """
 
@@ -98,6 +100,7 @@ class Compiled:
     estimate_ms: float | None = None
     cycles: int | None = None
     memory_bytes: int | None = None
+    aside: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -218,6 +221,8 @@ class Backend(ABC):
     """The float types it can be told to execute in; the profile says which the device has."""
     simulation: ClassVar[Evidence | None] = None
     """What outputs are that come of `OpenOptions.simulate`; None where it cannot simulate its unit."""
+    compiles_on_device: ClassVar[bool] = False
+    """Its compiler runs on the device itself; otherwise on the machine that deploys."""
 
     @abstractmethod
     def unavailable(self) -> str | None:

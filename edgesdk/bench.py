@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgesdk.backend import load_backend
 from edgesdk.budget import Budget
 from edgesdk.decide import Outcome
 from edgesdk.device.base import Device
@@ -14,6 +16,7 @@ from edgesdk.evidence import Evidence
 from edgesdk.measure.settings import Settings, Target
 from edgesdk.model import Model
 from edgesdk.plan.candidate import Choice
+from edgesdk.profile_values import Profile
 from edgesdk.samples import Samples
 from edgesdk.workshop import Finished, Workshop
 
@@ -35,6 +38,7 @@ class Bench:
     threads: int
     settings: Settings
     device: Device
+    profile: Profile
     machine_key: str
     evidence: Evidence
     listen: Listener
@@ -47,7 +51,12 @@ class Bench:
             "files": artifact_files(converted.path),
             "execution": choice.recipe.execution,
             "threads": self.threads,
+            "simulate": self.simulates(choice.backend),
         }
+
+    def simulates(self, backend: str) -> bool:
+        """Whether artifacts of a backend are computed in place of a unit that is not here."""
+        return self.device.simulates and load_backend(backend).simulation is not None
 
     def identity(self, choice: Choice, converted: Finished) -> dict[str, Any]:
         """What the result of such a step depends on."""
@@ -66,6 +75,8 @@ class Built:
         converted: the step that made the artifact; its `files` folder holds nothing else.
         checks: the steps that compared it, each with other evaluation rows; empty for the original.
         outputs: folder of .npz files: the reference outputs for the original, else golden outputs.
+        program: what the compiler of the device's unit stated (the response of the step `compile`,
+            which then is `converted`); None where nothing is compiled.
         notes: what the steps remarked.
     """
 
@@ -73,6 +84,7 @@ class Built:
     converted: Finished
     checks: tuple[Finished, ...] = ()
     outputs: Path | None = None
+    program: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
     def target(self, threads: int) -> Target:
@@ -101,10 +113,15 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Original:
-    """The float model as given, on the baseline's backend, and its outputs on the evaluation rows."""
+    """The float model as given, on the baseline's backend, and its outputs on the evaluation rows.
+
+    Attributes:
+        unfit: why it is only compared with and cannot ship; None where it can.
+    """
 
     built: Built
     reference: Finished
+    unfit: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

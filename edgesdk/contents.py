@@ -35,6 +35,7 @@ def bundle_contents(
     reference: Path,
     threads: int,
     computed: Evidence,
+    simulate: bool,
     environment: Mapping[str, str],
 ) -> BundleContents:
     """Everything that ships, for the chosen outcome of a single model.
@@ -45,11 +46,14 @@ def bundle_contents(
         reference: folder of the original's outputs on the evaluation rows.
         threads: as measured.
         computed: what outputs computed on that device are.
+        simulate: the unit of the device is not here.
         environment: facts of the machine that measured.
     """
     artifact = built.converted.path
     backend = require_backend(built.choice.backend)
-    options = OpenOptions(threads=threads, execution=built.choice.recipe.execution)
+    options = OpenOptions(
+        threads=threads, execution=built.choice.recipe.execution, simulate=simulate
+    )
     with backend.open(artifact, options) as session:
         inputs, outputs = session.inputs, session.outputs
     version = backend.version()
@@ -119,17 +123,26 @@ def _figures(measurement: Measurement | None) -> tuple[Figure, ...]:
         ("latency_p95", "ms"): latency.p95_ms if latency else None,
         ("latency_p99", "ms"): latency.p99_ms if latency else None,
         ("instructions", "instructions"): measurement.instructions,
+        ("estimated_run", "ms"): measurement.estimate_ms,
+        ("estimated_run_cycles", "cycles"): measurement.cycles,
+        ("working_memory", "bytes"): measurement.working_bytes,
         ("load", "ms"): measurement.load_ms,
         ("first_run", "ms"): measurement.first_run_ms,
         ("peak_memory", "MiB"): measurement.peak_mib,
     }
     figures = [
-        Figure(name=name, value=value, unit=unit, evidence=measurement.evidence)
+        Figure(
+            name=name,
+            value=value,
+            unit=unit,
+            evidence=Evidence.ESTIMATED if "estimate" in name else measurement.evidence,
+        )
         for (name, unit), value in known.items()
         if value is not None
     ]
+    pace = "fewer_instructions" if measurement.instructions else "smaller"
     ratio = Figure(
-        name="speedup" if latency else "fewer_instructions",
+        name="speedup" if latency else pace,
         value=speedup.value,
         low=speedup.low,
         high=speedup.high,

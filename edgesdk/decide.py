@@ -112,13 +112,17 @@ def decide(
     Among the rest the objective orders: latency by speedup, size by bytes, memory by peak, quality by
     the smallest loss. Speeds that cannot be told apart count as equal, and the better quality wins.
     The float original wins when nothing beats it with confidence. A candidate that is not better than
-    the original may still win when the original itself misses a limit.
+    the original may still win when the original itself misses a limit, or cannot ship at all.
+
+    Where nothing was timed or counted, the time that the device's compiler states stands for speed;
+    where it states none, the size of the program does.
     """
     baseline_over = _over(baseline, budget)
     judged: dict[str, Judged] = {}
     eligible: list[Outcome] = []
     for outcome in outcomes:
-        against = _against(outcome, baseline, budget, accept_undecided, gate=not baseline_over)
+        gate = not baseline_over and baseline.error is None
+        against = _against(outcome, baseline, budget, accept_undecided, gate=gate)
         if against:
             judged[outcome.name] = against
         else:
@@ -323,7 +327,8 @@ def _not_better(outcome: Outcome, baseline: Outcome, budget: Budget) -> str | No
     if new.speedup.low > 1.0:
         return None
     if new.latency is None:
-        return f"not fewer instructions than the float original: {new.speedup} x"
+        what = "fewer instructions" if new.instructions else "smaller"
+        return f"not {what} than the float original: {new.speedup} x"
     verb = "slower than" if new.speedup.high < 1.0 else "not faster with confidence than"
     return f"{verb} the float original: {new.speedup} x"
 
@@ -350,8 +355,17 @@ def _best(eligible: Sequence[Outcome], budget: Budget) -> Outcome | None:
     best = min(eligible, key=lambda outcome: _order(outcome, budget))
     if budget.objective != "latency":
         return best
+    stated = [outcome for outcome in eligible if _estimate_ms(outcome) is not None]
+    if stated:
+        least = min(filter(None, map(_estimate_ms, stated)))
+        near = [o for o in stated if (_estimate_ms(o) or 0.0) <= least * (1.0 + SAME_SPEED)]
+        return min(near, key=_distance)
     equal = [outcome for outcome in eligible if _same_speed(outcome, best)]
     return min(equal, key=lambda o: (_distance(o), -_speed(o)))
+
+
+def _estimate_ms(outcome: Outcome) -> float | None:
+    return outcome.measurement.estimate_ms if outcome.measurement else None
 
 
 def _speed(outcome: Outcome) -> float:
@@ -398,7 +412,15 @@ def _advantage(winner: Outcome, other: Outcome, budget: Budget) -> str:
         return f"smaller in memory ({new.used_mib:.0f} against {old.used_mib:.0f} MiB)"
     if budget.objective == "quality":
         return f"closer to the original (loss {quality_loss(winner):.4f})"
-    counted = new.latency is None
+    counted = new.instructions is not None
+    if new.estimate_ms and old.estimate_ms:
+        if old.estimate_ms <= new.estimate_ms * (1.0 + SAME_SPEED):
+            return "as fast by its compiler's estimate, and closer to the original"
+        return f"faster by its compiler's estimate ({new.estimate_ms:.3g} ms, not {old.estimate_ms:.3g})"
+    if not counted and new.latency is None:
+        if _same_speed(other, winner):
+            return "about as small, and closer to the original"
+        return f"smaller ({new.artifact_bytes / 1e6:.2f} against {old.artifact_bytes / 1e6:.2f} MB)"
     if _same_speed(other, winner):
         same = "about as many instructions" if counted else "as fast"
         return f"{same}, and closer to the original"
@@ -414,11 +436,16 @@ def _headline(winner: Outcome, baseline: Outcome, budget: Budget) -> str:
     if measurement is None or before is None:
         return winner.name
     speed = f"{measurement.speedup} x the speed of the float original"
-    if measurement.latency is None:
+    if measurement.instructions is not None:
         speed = f"{measurement.speedup} x fewer instructions than the float original"
     size = f"{before.artifact_bytes / max(measurement.artifact_bytes, 1):.1f} x smaller"
     if measurement.artifact_bytes >= before.artifact_bytes:
         size = f"{measurement.artifact_bytes / max(before.artifact_bytes, 1):.2f} x its size"
+    if measurement.latency is None and measurement.instructions is None:
+        program = f"a program of {measurement.artifact_bytes / 1e6:.2f} MB ({size})"
+        if measurement.estimate_ms is None:
+            return f"{program}; how fast it is, only the device can tell"
+        return f"{measurement.estimate_ms:.3g} ms a run by its compiler's estimate, {program}"
     return f"{speed}, {size}"
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from edgesdk.backend import load_backend
 from edgesdk.bench import Bench, Original, Trial
 from edgesdk.blame import blame_conversions
 from edgesdk.bundle.write import write_bundle
@@ -22,6 +23,7 @@ from edgesdk.device.base import Device
 from edgesdk.device.cores import cores_like
 from edgesdk.device.find import LOCAL
 from edgesdk.device.local import LocalDevice
+from edgesdk.device.simulated import SIMULATED
 from edgesdk.errors import (
     BudgetError,
     BudgetNotMet,
@@ -271,9 +273,12 @@ def _bench(
         samples=samples,
         budget=request.budget,
         metrics=metrics_of(request),
-        threads=1 if device.counts_instructions else request.threads or _threads(profile, machine),
+        threads=1
+        if device.tells == "instructions"
+        else request.threads or _threads(profile, machine),
         settings=settings,
         device=device,
+        profile=profile,
         machine_key=sha256_json([machine.to_json(), device.identity]),
         evidence=evidence,
         listen=listen,
@@ -300,6 +305,9 @@ def _limits(asked: Limits, model: Model) -> Limits:
 
 def _evidence(profile: Profile, device: Device, machine: Machine) -> Evidence:
     """What a figure taken on a device proves about the profile's."""
+    if device.simulates:
+        kinds = (load_backend(name).simulation for name in profile.backends)
+        return max(filter(None, kinds), key=list(Evidence).index, default=Evidence.UNKNOWN)
     mismatch = profile.mismatch(machine)
     if mismatch:
         there = "this machine" if device.name == LOCAL else device.name
@@ -314,7 +322,9 @@ def _evidence(profile: Profile, device: Device, machine: Machine) -> Evidence:
 
 
 def _instead(profile: Profile) -> str:
-    """How to come closer to a processor that is not here."""
+    """How to come closer to a device that is not here."""
+    if any(load_backend(name).simulation for name in profile.backends):
+        return f"Without it, its compiler can be asked: --device {SIMULATED}. "
     fitting = [core.name for core in cores_like(profile.arch, profile.features)]
     if not fitting or any(unit.kind != "cpu" for unit in profile.units):
         return ""
@@ -369,6 +379,7 @@ def _try_all(
         name=ORIGINAL,
         candidate=plan.baseline,
         measurement=before or measure_original(bench, original),
+        error=original.unfit,
     )
     if bench.device.name == LOCAL:  # the search converts parts of the model where it runs
         notes += blame_conversions(bench, trials, start)
@@ -459,7 +470,8 @@ def _finish(
                 built=artifact,
                 reference=original.reference.folder / "outputs",
                 threads=bench.threads,
-                computed=bench.device.evidence,
+                computed=bench.evidence if bench.device.simulates else bench.device.evidence,
+                simulate=bench.simulates(artifact.choice.backend),
                 environment=report.environment,
             )
             write_bundle(contents, folder / BUNDLE)

@@ -1,7 +1,7 @@
 """Measuring one candidate beside the baseline, and keeping what was found.
 
 Times are of a pair: both were taken in the same minutes. Instructions are of one artifact, and are
-counted once.
+counted once. Where nothing runs as on the device, sizes and what compilers state are all there is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from edgesdk.evidence import Evidence
 from edgesdk.files import read_json, write_json
 from edgesdk.measure.counting import Counts, compare_counts, count_runs
 from edgesdk.measure.pair import measure_candidate
-from edgesdk.measure.result import Measurement
+from edgesdk.measure.result import Interval, Measurement
 from edgesdk.measure.settings import Inputs
 from edgesdk.samples import INPUT_PREFIX
 
@@ -43,10 +43,13 @@ def measure_pair(
         StepFailed: a runner crashed, hung, took too much memory, or there was no time left.
         EdgeSdkError: an adapter or the device refused.
     """
-    if bench.device.counts_instructions:
-        before, after, cached = _counted(bench, baseline, built)
-    else:
-        before, after, cached = _timed(bench, baseline, built, attempt, hopeless)
+    match bench.device.tells:
+        case "instructions":
+            before, after, cached = _counted(bench, baseline, built)
+        case "sizes":
+            before, after, cached = *_weighed(bench, baseline, built), True
+        case _:
+            before, after, cached = _timed(bench, baseline, built, attempt, hopeless)
     if bench.evidence != Evidence.MEASURED:
         before, after = (replace(item, evidence=bench.evidence) for item in (before, after))
     return before, after, cached
@@ -129,6 +132,33 @@ def _counts(bench: Bench, side: Built, key: str) -> Counts:
     folder = bench.workshop.cache.folder(key, build, refresh=bench.workshop.refresh)
     counts: Counts = read_json(folder / _COUNTED)
     return counts
+
+
+def _weighed(bench: Bench, baseline: Built, built: Built) -> tuple[Measurement, Measurement]:
+    """Sizes of both, and what compilers state of their runs."""
+    same = Interval(value=1.0, low=1.0, high=1.0)
+    before, after = (_stated(bench, side) for side in (baseline, built))
+    ratio = before.artifact_bytes / max(after.artifact_bytes, 1)
+    return (
+        replace(before, speedup=same),
+        replace(after, speedup=Interval(value=ratio, low=ratio, high=ratio)),
+    )
+
+
+def _stated(bench: Bench, side: Built) -> Measurement:
+    stated = side.program or {}
+    files = side.target(1).all_files()
+    return Measurement(
+        speedup=Interval(value=1.0, low=1.0, high=1.0),
+        stable=True,
+        artifact_bytes=stated.get("bytes") or sum(file.stat().st_size for file in files),
+        threads=1,
+        evidence=bench.evidence,
+        estimate_ms=stated.get("estimate_ms"),
+        cycles=stated.get("cycles"),
+        working_bytes=stated.get("memory_bytes"),
+        environment={"device": bench.device.name, "execution": side.choice.recipe.execution},
+    )
 
 
 def _inputs(bench: Bench) -> Inputs:

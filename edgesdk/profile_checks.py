@@ -59,6 +59,14 @@ def strings(table: Table, key: str, path: str) -> tuple[str, ...]:
     return tuple(value)
 
 
+def texts(table: Table, key: str, path: str) -> dict[str, str]:
+    """A table of texts; empty when the key is missing."""
+    value = table.get(key, {})
+    if not isinstance(value, dict):
+        raise ProfileError(f"{join(path, key)} = {value!r}; legal: a table of texts")
+    return {name: text(value, name, join(path, key)) for name in value}
+
+
 def some_strings(table: Table, key: str, path: str) -> tuple[str, ...]:
     """A list of at least one text."""
     value = strings(table, key, path)

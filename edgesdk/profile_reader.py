@@ -27,6 +27,7 @@ from edgesdk.profile_checks import (
     subtable,
     tables,
     text,
+    texts,
 )
 from edgesdk.profile_speeds import SERIES_KEYS, read_speeds
 from edgesdk.profile_values import (
@@ -68,7 +69,7 @@ _UNIT = (
 )
 _RUNTIME = (
     *("name", "versions", "units", "max_opset", "max_ir"),
-    *("u8s8_saturates", "symmetric_only", "footprint", "weight_copies", "capabilities"),
+    *("u8s8_saturates", "symmetric_only", "footprint", "weight_copies", "capabilities", "target"),
 )
 _SENSOR = ("name", "kind", "read", "at", "unit")
 _FIGURE = ("value", "unit", "source", "date", "note")
@@ -234,6 +235,7 @@ def _read_runtime(table: Table, path: str, units: list[str]) -> Runtime:
         footprint=_figure(table, "footprint", path, "memory"),
         weight_copies=_figure(table, "weight_copies", path, "copies"),
         capabilities=_read_capabilities(table, path),
+        target=texts(table, "target", path),
     )
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar, get_args
 
@@ -164,6 +164,8 @@ class Runtime:
         footprint: peak memory of a process that has opened next to nothing with it.
         weight_copies: how often the weights of a model count in its peak memory.
         capabilities: where the engine does less than the hardware could; missing rows mean no less.
+        target: what its ahead-of-time compiler is told of the device, in the words of that compiler;
+            empty where it has none.
     """
 
     name: str
@@ -176,6 +178,7 @@ class Runtime:
     footprint: Figure | None = None
     weight_copies: Figure | None = None
     capabilities: tuple[Capability, ...] = ()
+    target: Mapping[str, str] = field(default_factory=dict)
 
     def refuses_version(self, version: str) -> str | None:
         """Why an installed engine is outside the range that the profile describes, or None."""

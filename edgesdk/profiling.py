@@ -13,7 +13,7 @@ from edgesdk.bundle.paths import MANIFEST
 from edgesdk.bundle.read import read_manifest
 from edgesdk.bundle.verify import unpack, verify
 from edgesdk.cache import Cache
-from edgesdk.device.find import LOCAL, find_device, is_emulated
+from edgesdk.device.find import LOCAL, find_device, is_timed
 from edgesdk.errors import BackendUnavailable, DeviceError, InputError
 from edgesdk.measure.alone import Alone, measure_alone
 from edgesdk.measure.settings import Inputs, Settings, Target
@@ -76,7 +76,7 @@ def profile_target(
         BackendUnavailable: the engine is not usable here.
         StepFailed: the engine crashed, hung or refused.
     """
-    if is_emulated(device):
+    if not is_timed(device):
         raise DeviceError(
             f"{device} tells no times: what is emulated takes as long as the emulator takes; "
             "profile on the device itself, or count instructions with: edgesdk deploy"

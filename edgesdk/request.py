@@ -11,7 +11,7 @@ from edgesdk.backend import load_backend
 from edgesdk.budget import Budget
 from edgesdk.cache import Cache
 from edgesdk.device.base import Device, EngineThere
-from edgesdk.device.find import LOCAL, find_device, is_emulated
+from edgesdk.device.find import LOCAL, find_device, is_timed
 from edgesdk.device.survey import look_at_engine
 from edgesdk.errors import BackendUnavailable, BudgetError, ModelError
 from edgesdk.metrics import load_metric
@@ -114,13 +114,13 @@ def device_of(request: Request, profile: Profile, cache: Cache) -> Device:
         DeviceError: there is none of that name, or it cannot be made ready.
         BudgetError: something is asked for that cannot be found out there.
     """
-    if is_emulated(request.device):
-        _check_countable(request)
+    if not is_timed(request.device):
+        _check_untimed(request)
     return find_device(request.device, request.backends or profile.backends, cache)
 
 
-def _check_countable(request: Request) -> None:
-    """Refuse what needs times or memory where only instructions are counted."""
+def _check_untimed(request: Request) -> None:
+    """Refuse what needs times or memory where neither is measured."""
     asked = [limit.text for limit in request.budget.limits if limit.quantity != "size"]
     if request.budget.objective == "memory":
         asked.append("objective memory")
@@ -128,8 +128,8 @@ def _check_countable(request: Request) -> None:
         asked.append("--refine")
     if asked:
         raise BudgetError(
-            f"{', '.join(asked)}: an emulated processor tells neither times nor memory, only "
-            "instructions, sizes and outputs; leave that out, or deploy on the device itself"
+            f"{', '.join(asked)}: {request.device} tells neither times nor memory; "
+            "leave that out, or deploy on the device itself"
         )
 
 
@@ -190,7 +190,13 @@ def _engine(name: str, engines: Mapping[str, EngineThere] | None) -> Engine:
     except BackendUnavailable as exc:
         return Engine(name=name, facts=None, unavailable=str(exc))
     there = look_at_engine(name) if engines is None else engines[name]
-    return Engine(name=name, facts=backend, version=there.version, unavailable=there.unavailable)
+    return Engine(
+        name=name,
+        facts=backend,
+        version=there.version,
+        unavailable=there.unavailable,
+        simulated=there.simulated,
+    )
 
 
 def metrics_of(request: Request) -> tuple[str, ...]:

@@ -128,6 +128,29 @@ def quantize(request: Request) -> Response:
     return {"path": _relative(artifact)}
 
 
+def compile(request: Request) -> Response:  # the word of the field
+    """`artifact`, `backend`, `target`, `simulate` -> `path` of the program and what its compiler states.
+
+    That is `placement`, `estimate_ms`, `cycles`, `memory_bytes`, the size in `bytes` and `notes`.
+    """
+    backend = require_backend(request["backend"])
+    out = _made("files")
+    done = backend.compile(
+        Path(request["artifact"]), request["target"], out, simulate=request["simulate"]
+    )
+    aside = {path.resolve() for path in done.aside}
+    shipped = [path for path in out.rglob("*") if path.is_file() and path.resolve() not in aside]
+    return {
+        "path": _relative(done.program),
+        "placement": [_fields(item) for item in done.placement],
+        "estimate_ms": done.estimate_ms,
+        "cycles": done.cycles,
+        "memory_bytes": done.memory_bytes,
+        "bytes": sum(path.stat().st_size for path in shipped),
+        "notes": list(done.notes),
+    }
+
+
 def reference(request: Request) -> Response:
     """`backend`, `artifact`, `rows` -> the original's outputs, one .npz a row, in `outputs/`."""
     rows = SampleSet.from_json(request["rows"])
@@ -267,17 +290,25 @@ def bisect_conversion(request: Request) -> Response:
 
 
 def self_test(request: Request) -> Response:
-    """`bundle`, `threads` -> whether its golden samples still come out as recorded."""
+    """`bundle`, `threads`, optional `simulate` -> whether its golden samples still come out as recorded."""
     from edgesdk.runtime import load
 
-    with load(request["bundle"], threads=request["threads"]) as session:
+    bundle, threads, simulate = (
+        request["bundle"],
+        request["threads"],
+        request.get("simulate", False),
+    )
+    with load(bundle, threads=threads, simulate=simulate) as session:
         found = session.self_test()
     return {"ok": found.ok, "detail": str(found)}
 
 
 def _open(request: Request, *, profiling: bool = False) -> Session:
     options = OpenOptions(
-        threads=request["threads"], execution=request["execution"], profiling=profiling
+        threads=request["threads"],
+        execution=request["execution"],
+        profiling=profiling,
+        simulate=request.get("simulate", False),
     )
     return require_backend(request["backend"]).open(Path(request["artifact"]), options)
 

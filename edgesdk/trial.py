@@ -7,7 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgesdk.backend import require_backend
-from edgesdk.bench import Bench, Built, Original, Prepared, Trial, tool_versions
+from edgesdk.bench import (
+    Bench,
+    Built,
+    Original,
+    Prepared,
+    Trial,
+    artifact_files,
+    tool_versions,
+)
 from edgesdk.checking import check, check_rest, is_partial
 from edgesdk.clock import OUT_OF_TIME, Work
 from edgesdk.compress.calibration import RANGE_ROWS
@@ -32,6 +40,8 @@ def open_original(bench: Bench, plan: Plan) -> Original:
     bench.listen(Event(stage="check", subject=ORIGINAL, state="begin"))
     try:
         converted, notes = _convert_original(bench, plan)
+        program, unfit = _compiled_original(bench, choice, converted)
+        converted = program or converted
         rows = bench.samples.evaluation
         reference = bench.workshop.step(
             "reference",
@@ -55,8 +65,28 @@ def open_original(bench: Bench, plan: Plan) -> Original:
         )
     )
     outputs = reference.folder / "outputs"
-    built = Built(choice=choice, converted=converted, outputs=outputs, notes=notes)
-    return Original(built=built, reference=reference)
+    stated = program.response if program else None
+    built = Built(choice=choice, converted=converted, outputs=outputs, program=stated, notes=notes)
+    return Original(built=built, reference=reference, unfit=unfit)
+
+
+def _compiled_original(
+    bench: Bench, choice: Choice, converted: Finished
+) -> tuple[Finished | None, str | None]:
+    """The original as it would ship where its engine compiles; with it why it cannot ship, if so."""
+    if choice.backend not in [runtime.name for runtime in bench.profile.runtimes]:
+        return None, f"only compared with: {bench.profile.name} does not run {choice.name}"
+    try:
+        program = compile_choice(bench, choice, converted)
+    except StepFailed as exc:
+        if exc.kind != "error" or not bench.simulates(choice.backend):
+            raise
+        return None, f"only compared with: it does not compile: {exc}"
+    placed = [item["unit"] for item in program.response["placement"]] if program else []
+    unit = bench.profile.runtime(choice.backend).units[0]
+    if placed and unit not in placed:
+        return program, f"only compared with: nothing of it runs on the {unit}"
+    return program, None
 
 
 def _convert_original(bench: Bench, plan: Plan) -> tuple[Finished, tuple[str, ...]]:
@@ -169,10 +199,15 @@ def check_candidate(
         if own:
             ran = ran or not converted.cached
             converted = quantize_choice(bench, choice, converted, way[1:])
-        stage, ran = "check", ran or not converted.cached
+        ran = ran or not converted.cached
+        program = compile_choice(bench, choice, converted, way[1:])
+        stage, ran = "check", ran or (program is not None and not program.cached)
         bench.listen(Event(stage=stage, subject=name, state="begin"))
         notes = (*start.notes, *compressed.response["notes"])
         built = Built(choice=choice, converted=converted, notes=notes)
+        if program is not None:
+            told = (*notes, *program.response["notes"])
+            built = replace(built, converted=program, program=program.response, notes=told)
         trial = replace(trial, built=built)
         checked = check(bench, built, original, like=way[2:])
     except (BudgetError, SamplesError):
@@ -335,8 +370,11 @@ def look_inside(bench: Bench, built: Built, *, runs: int) -> Finished | None:
             },
             device=bench.device,
         )
-        if bench.device.counts_instructions:  # its clock means nothing
+        if bench.device.tells != "times":  # its clock means nothing
             done = replace(done, response={**done.response, "node_times": []})
+        if built.program and built.program["placement"]:  # what the compiler for the unit says
+            told = {**done.response, "placement": built.program["placement"]}
+            done = replace(done, response=told)
     except StepFailed as exc:
         name = built.choice.name
         message = f"no per-operation view: {exc}"
@@ -459,6 +497,31 @@ def quantize_choice(
             "rows": bench.samples.fingerprint if rows is not None else None,
             "version": require_backend(choice.backend).version(),
         },
+        like=choice.backend,
+        then=way[1:],
+    )
+
+
+def compile_choice(
+    bench: Bench, choice: Choice, converted: Finished, way: Sequence[Work] = ()
+) -> Finished | None:
+    """The step that compiles an artifact for the profile's unit; None where its engine compiles nothing.
+
+    Raises:
+        StepFailed: the compiler refuses the model.
+        ProfileError: the profile's `target` is not what the compiler needs.
+    """
+    backend = require_backend(choice.backend)
+    target = dict(bench.profile.runtime(choice.backend).target)
+    if not backend.compiles(target):
+        return None
+    simulate = bench.simulates(choice.backend)
+    about = {"backend": choice.backend, "target": target, "simulate": simulate}
+    return bench.workshop.step(
+        "compile",
+        {**about, "artifact": converted.path, "files": artifact_files(converted.path)},
+        {**about, "artifact": converted.key, "version": backend.version()},
+        device=bench.device if backend.compiles_on_device else None,
         like=choice.backend,
         then=way[1:],
     )

@@ -121,7 +121,7 @@ def validate_bundle(
 
 def _golden(folder: Path, threads: int | None, device: Device, scratch: Path) -> Check:
     """The self test, isolated: a broken engine must not take the command with it."""
-    request = {"bundle": folder.resolve(), "threads": threads}
+    request = {"bundle": folder.resolve(), "threads": threads, "simulate": device.simulates}
     found = device.run_step(
         "edgesdk.steps:self_test", request, folder=scratch, timeout_s=_STEP_TIMEOUT_S
     ).response
@@ -168,6 +168,7 @@ def _quality(
             "artifact": (folder / component.main).resolve(),
             "files": folder.resolve(),
             "execution": component.execution,
+            "simulate": device.simulates,
             "reference": scratch / "reference" / "outputs",
             "metrics": names,
             "golden": 0,

@@ -25,6 +25,7 @@ from edgesdk.evidence import Evidence
 from edgesdk.looks import plan_looks, shuffled
 from edgesdk.model import read_model
 from edgesdk.plan.candidate import Plan
+from edgesdk.profile import load_profile
 from edgesdk.quality import Verdict, judge
 from edgesdk.report.html import render_html
 from edgesdk.report.markdown import render_markdown
@@ -70,6 +71,7 @@ def setup(small_cnn: Path, images: Path, cache: Cache) -> Setup:
             threads=1,
             settings=QUICK,
             device=LocalDevice(),
+            profile=load_profile("x86"),
             machine_key="here",
             evidence=Evidence.MEASURED,
             listen=nobody,

@@ -6,11 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from edgesdk.evidence import Evidence
 from edgesdk.isolate import StepResult
 from edgesdk.machine import Machine
+
+Tells = Literal["times", "instructions", "sizes"]
+"""What there is to compare candidates by: wall-clock times and memory; or the instructions of a run;
+or, where nothing runs as on the device, the sizes of programs and what compilers state."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,10 +24,12 @@ class EngineThere:
     Attributes:
         version: empty where it is not usable.
         unavailable: why not, or None.
+        simulated: it computes here what the device's unit would, in a version of its own.
     """
 
     version: str
     unavailable: str | None = None
+    simulated: bool = False
 
 
 class Runner(ABC):
@@ -66,13 +72,15 @@ class Device(ABC):
     Attributes:
         name: what `--device` takes.
         evidence: what figures taken here are.
-        counts_instructions: runners have no clock that means anything, and count instead.
+        tells: what candidates can be compared by there.
+        simulates: sessions are opened with `OpenOptions.simulate`.
         identity: what the outputs of a step depend on besides its inputs; empty for this machine.
     """
 
     name: str
     evidence: Evidence
-    counts_instructions: bool = False
+    tells: Tells = "times"
+    simulates: bool = False
     identity: str = ""
 
     @abstractmethod

@@ -18,7 +18,8 @@ class BoundedDevice(Device):
         """Bound `device` by `left_s`, which tells the seconds left at any moment."""
         self._device, self._left_s = device, left_s
         self.name, self.evidence, self.identity = device.name, device.evidence, device.identity
-        self.counts_instructions = device.counts_instructions
+        self.tells = device.tells
+        self.simulates = device.simulates
 
     def machine(self) -> Machine:
         """That of the device itself."""

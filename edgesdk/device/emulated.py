@@ -26,7 +26,7 @@ class EmulatedDevice(Device):
     """A processor under qemu's user-mode emulation, with this machine's files and kernel."""
 
     evidence = Evidence.EMULATED
-    counts_instructions = True
+    tells = "instructions"
 
     def __init__(self, core: str, backends: Sequence[str], cache: Cache) -> None:
         """Set it up; the first time this downloads what it needs.

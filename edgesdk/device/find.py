@@ -12,6 +12,7 @@ from edgesdk.device.base import Device, EngineThere
 from edgesdk.device.cores import CORES
 from edgesdk.device.emulated import EmulatedDevice
 from edgesdk.device.local import LocalDevice
+from edgesdk.device.simulated import SIMULATED, SimulatedDevice
 from edgesdk.device.ssh import SCHEME, ssh_device
 from edgesdk.errors import DeviceError
 from edgesdk.evidence import Evidence
@@ -25,7 +26,7 @@ def find_device(name: str, backends: Sequence[str], cache: Cache) -> Device:
     """The device of that name, made ready.
 
     Args:
-        name: `local`, `emulated:CORE` or `ssh://[user@]host`; see `edgesdk.device.ssh`.
+        name: `local`, `simulated`, `emulated:CORE` or `ssh://[user@]host`; see `edgesdk.device.ssh`.
         backends: those whose engines it should have.
         cache: where what it needs is kept.
 
@@ -34,6 +35,8 @@ def find_device(name: str, backends: Sequence[str], cache: Cache) -> Device:
     """
     if name == LOCAL:
         return LocalDevice()
+    if name == SIMULATED:
+        return SimulatedDevice()
     if is_emulated(name):
         return EmulatedDevice(name.removeprefix(_EMULATED), backends, cache)
     if name.startswith(SCHEME):
@@ -45,6 +48,11 @@ def find_device(name: str, backends: Sequence[str], cache: Cache) -> Device:
 def is_emulated(name: str) -> bool:
     """Whether a device of that name counts instructions instead of timing runs."""
     return name.startswith(_EMULATED)
+
+
+def is_timed(name: str) -> bool:
+    """Whether a device of that name measures times and memory."""
+    return name != SIMULATED and not is_emulated(name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +99,13 @@ def known_devices() -> tuple[KnownDevice, ...]:
         evidence=Evidence.MEASURED,
         figures="times and memory, measured there",
     )
-    return (local, *emulated, over_ssh)
+    simulated = KnownDevice(
+        name=SIMULATED,
+        title="a unit that is not here, by its vendor's tools",
+        evidence=Evidence.SIMULATED,
+        figures="what compiles, where it runs, outputs; some estimates",
+    )
+    return (local, simulated, *emulated, over_ssh)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,13 +43,14 @@ class Latency:
 class Measurement:
     """One artifact on one device.
 
-    Where nothing can be timed, as on an emulated processor, times and memory are None and the
-    instructions of a run are there.
+    Where nothing can be timed, times and memory are None: on an emulated processor the instructions
+    of a run are there instead; for a unit that is not here, what its compiler states, if anything.
 
     Attributes:
         latency: warm runs over the same inputs for every candidate.
         speedup: baseline time / this time, from alternated windows; above 1 is faster. Of
-            instructions where these are counted. The baseline's own is exactly 1.
+            instructions where these are counted, of `artifact_bytes` where only those are known. The
+            baseline's own is exactly 1.
         stable: False means the machine was too noisy to trust: verdict `noisy`.
         import_ms: import of the engine, in a fresh process.
         load_ms: from artifact to ready session, page cache warm.
@@ -60,6 +61,8 @@ class Measurement:
         threads: threads inside one run.
         evidence: how the times or counts were obtained.
         instructions: executed in a run, in one thread; the mean over the inputs.
+        estimate_ms, cycles: of a run, as the compiler for the unit states them.
+        working_bytes: memory that a run takes beside the program, as it states.
         environment: facts about the machine and the run (CPU, cores, governor, load, versions).
         warnings: what a reader should know (noisy, throttled, other load, few runs).
     """
@@ -77,6 +80,9 @@ class Measurement:
     peak_load_mib: float | None = None
     peak_run_mib: float | None = None
     instructions: float | None = None
+    estimate_ms: float | None = None
+    cycles: int | None = None
+    working_bytes: int | None = None
     environment: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
@@ -91,10 +97,10 @@ class Measurement:
         """The latency of a measurement that must have one, as on this machine.
 
         Raises:
-            DeviceError: instructions were counted instead.
+            DeviceError: there is none on that device.
         """
         if self.latency is None:
-            raise DeviceError(f"there are no times: {self._counted}")
+            raise DeviceError(f"there are no times: {self._untimed}")
         return self.latency
 
     @property
@@ -102,15 +108,16 @@ class Measurement:
         """The peak memory of a measurement that must have one, as on this machine.
 
         Raises:
-            DeviceError: instructions were counted instead.
+            DeviceError: there is none on that device.
         """
         if self.peak_mib is None:
-            raise DeviceError(f"memory is not known: {self._counted}")
+            raise DeviceError(f"memory is not known: {self._untimed}")
         return self.peak_mib
 
     @property
-    def _counted(self) -> str:
-        return f"on {self.environment.get('device', 'that device')} instructions are counted"
+    def _untimed(self) -> str:
+        told = "instructions are counted" if self.instructions else "nothing is measured"
+        return f"on {self.environment.get('device', 'that device')} {told}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON document."""

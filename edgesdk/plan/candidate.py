@@ -115,7 +115,7 @@ class Plan:
     """Candidates worth trying, in order, and what was ruled out.
 
     Attributes:
-        baseline: the float original on the first backend; everything is compared with it.
+        baseline: the float original on the first backend that runs it; everything is compared with it.
         candidates: best guesses first, the backends in turns; the baseline is not among them.
         rejected: each with its reason.
         shapes: fixed input shapes that the deployed form takes, or None where they stay dynamic.

@@ -28,12 +28,14 @@ class Engine:
         facts: what it can run; None when the backend is not there at all.
         version: the engine's version here; empty when it is not usable.
         unavailable: why it cannot be used here, or None.
+        simulated: it stands in for the device's, whose version it need not have.
     """
 
     name: str
     facts: EngineFacts | None
     version: str = ""
     unavailable: str | None = None
+    simulated: bool = False
 
     def says(self, why: str) -> Cause:
         """What the engine, or its adapter, says against something."""
@@ -52,7 +54,7 @@ def against_engine(engine: Engine, profile: Profile) -> tuple[Cause, ...]:
         why = f"no runtime {engine.name!r} on this device; it has: {', '.join(legal)}"
         return (profile.cite("runtimes", None, why),)
     runtime = profile.runtime(engine.name)
-    if runtime.refuses_version(engine.version):
+    if not engine.simulated and runtime.refuses_version(engine.version):
         key, why = f"runtimes.{engine.name}.versions", f"{engine.name} here is {engine.version}"
         return (profile.cite(key, runtime.versions, why),)
     return ()

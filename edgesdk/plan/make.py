@@ -26,6 +26,8 @@ from edgesdk.recipe import Recipe
 
 __all__ = ["Engine", "EngineFacts", "SampleFacts", "make_plan"]
 
+_REFERENCE = "onnxruntime"
+"""Runs the float original where no runtime of the device computes in float."""
 _SAMPLES = Alternative(name="", options=("--samples", "SAMPLES"))
 _SMALLER = Alternative(name="", options=("--objective", "size"))
 """What makes a recipe worth trying that only lacks something."""
@@ -61,7 +63,8 @@ def make_plan(
     Args:
         pipeline: what is to be deployed.
         profile: the device.
-        engines: the backends to consider, in order; the first usable one runs the baseline.
+        engines: the backends to consider, in order; the first usable one that computes in float runs
+            the baseline.
         samples: what is known of the samples.
         budget: whether a smaller form is worth anything by itself.
         only: recipe names, or `backend/recipe`, to try instead of the catalogue's.
@@ -75,7 +78,7 @@ def make_plan(
     model = pipeline.single.model
     asked = _Asked(model=model, profile=profile, samples=samples, budget=budget, only=only)
     usable, unusable = _usable(engines, asked)
-    baseline = _candidate(Choice(recipe=Recipe(), backend=usable[0].name), "the float original")
+    baseline = _candidate(_original(usable, asked), "the float original")
     drafts = [_draft(engine, asked) for engine in usable]
     candidates = tuple(_in_turns([draft.candidates for draft in drafts]))
     refused = [item for draft in drafts for item in draft.refused]
@@ -89,6 +92,17 @@ def make_plan(
         shapes=_fixed_shapes(samples) if fix_shapes else None,
         notes=tuple(_notes(samples)),
     )
+
+
+def _original(usable: Sequence[Engine], asked: _Asked) -> Choice:
+    """The float original on the first engine that computes in float, else beside the device."""
+    choices = [Choice(recipe=Recipe(), backend=engine.name) for engine in usable]
+    legal = [
+        choice
+        for choice, engine in zip(choices, usable, strict=True)
+        if not against_choice(choice, engine, asked.profile)
+    ]
+    return next(iter(legal), Choice(recipe=Recipe(), backend=_REFERENCE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

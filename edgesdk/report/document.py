@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from edgesdk.backend import NodeTime
+from edgesdk.device.base import Tells
 from edgesdk.evidence import Evidence
 from edgesdk.measure.result import Interval, Latency
 from edgesdk.plan.refined import Refined
@@ -43,11 +44,13 @@ class Row:
         reason: why it was chosen or lost, in a sentence.
         verdict: of the check: `pass`, `fail`, `undecided`, `unknown`; empty when not checked.
         rows: evaluation rows that the verdict and the figures of quality are of.
-        speedup: baseline time / this time; of instructions where these were counted.
+        speedup: baseline time / this time; of instructions where these were counted, of sizes where
+            only these are known.
         latency: percentiles, and the run times for the distribution.
         load_ms, first_run_ms: from artifact to ready session, and the first run after it.
         peak_mib: peak resident memory of the whole process.
         instructions: executed in a run, where these were counted instead of timing it.
+        estimate_ms, cycles, working_bytes: of a run, as the compiler for the unit states them.
         predicted_ms, predicted_peak_mib: what the cost model expected of `p50_ms` and `peak_mib`,
             where the profile has speeds.
         size_bytes: all files of the artifact.
@@ -72,6 +75,9 @@ class Row:
     first_run_ms: float | None = None
     peak_mib: float | None = None
     instructions: float | None = None
+    estimate_ms: float | None = None
+    cycles: int | None = None
+    working_bytes: int | None = None
     predicted_ms: float | None = None
     predicted_peak_mib: float | None = None
     size_bytes: int | None = None
@@ -87,8 +93,8 @@ class Row:
 
     @property
     def has_figures(self) -> bool:
-        """Whether it was timed, or its instructions were counted."""
-        return self.latency is not None or self.instructions is not None
+        """Whether it was measured in any way."""
+        return self.size_bytes is not None
 
     @property
     def p50_ms(self) -> float | None:
@@ -168,9 +174,12 @@ class DeployReport:
         return self.row(self.baseline)
 
     @property
-    def is_counted(self) -> bool:
-        """Whether instructions were counted instead of timing runs."""
-        return any(row.instructions is not None for row in self.rows)
+    def tells(self) -> Tells:
+        """What candidates were compared by."""
+        if any(row.instructions is not None for row in self.rows):
+            return "instructions"
+        measured = [row for row in self.rows if row.has_figures]
+        return "sizes" if measured and not any(row.latency for row in measured) else "times"
 
     @property
     def chosen_row(self) -> Row | None:

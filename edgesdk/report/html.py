@@ -84,8 +84,11 @@ def _tiles(report: DeployReport) -> Markup | None:
     )
 
 
-def _run_tile(report: DeployReport, row: Row, before: Row | None) -> Markup:
-    if report.is_counted:
+def _run_tile(report: DeployReport, row: Row, before: Row | None) -> Markup | None:
+    if report.tells == "sizes":
+        stated = f"{words.milliseconds(row.estimate_ms)} ms"
+        return _tile("estimated run", stated, None) if row.estimate_ms else None
+    if report.tells == "instructions":
         was = f"{words.millions(before.instructions)} million" if before else None
         return _tile("instructions of a run", f"{words.millions(row.instructions)} million", was)
     was = f"{words.milliseconds(before.p95_ms)} ms" if before else None
@@ -110,7 +113,7 @@ def _tile(label: str, value: str, before: str | None) -> Markup:
 
 def _bounds(row: Row, report: DeployReport) -> str | None:
     bounds = words.times(row.speedup).partition(" ")[2]
-    of = "over single runs" if report.is_counted else "at 95 %"
+    of = "over single runs" if report.tells == "instructions" else "at 95 %"
     return f"{bounds} {of}" if bounds else None
 
 

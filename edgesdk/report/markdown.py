@@ -29,13 +29,17 @@ def _table(report: DeployReport) -> list[str]:
 
 
 def _figure_titles(report: DeployReport) -> list[str]:
-    if report.is_counted:
+    if report.tells == "sizes":
+        return ["size", "estimated ms"]
+    if report.tells == "instructions":
         return ["million instructions", "size"]
     return ["p50 ms", "p95 ms", "size", "peak"]
 
 
 def _figures(row: Row, report: DeployReport) -> list[str]:
-    if report.is_counted:
+    if report.tells == "sizes":
+        return [words.megabytes(row.size_bytes), words.milliseconds(row.estimate_ms)]
+    if report.tells == "instructions":
         return [words.millions(row.instructions), words.megabytes(row.size_bytes)]
     return [
         words.milliseconds(row.p50_ms),

@@ -156,6 +156,8 @@ def _figures(row: Row) -> list[str]:
     if row.instructions is not None:
         counted = f"{words.millions(row.instructions)} million instructions"
         return [f"{words.times(row.speedup)} fewer instructions", counted]
+    if row.latency is None:
+        return [f"{words.times(row.speedup)} smaller", words.megabytes(row.size_bytes)]
     return [f"speed {words.times(row.speedup)}", f"p95 {words.milliseconds(row.p95_ms)} ms"]
 
 

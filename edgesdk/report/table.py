@@ -46,15 +46,44 @@ def _columns(report: DeployReport, numbers: Mapping[str, int]) -> list[_Column]:
         _Column("candidate", lambda row: _name(row, report)),
         _Column("result", _badge, _rank, is_figure=False),
         _Column(words.pace(report), lambda row: _speed(row, fastest), _value),
-        *(_counts() if report.is_counted else _times(report)),
+        *_figures(report),
         *_rows_seen(report),
         _Column("cosine", lambda row: words.cosine(row.cosine), lambda row: row.cosine),
         *(_metric(name) for name in words.metric_names(report.rows)),
         _Column(
-            "counts are" if report.is_counted else "times are",
+            {"instructions": "counts are", "sizes": "outputs are", "times": "times are"}[
+                report.tells
+            ],
             lambda row: row.evidence if row.has_figures else words.ABSENT,
         ),
     ]
+
+
+def _figures(report: DeployReport) -> list[_Column]:
+    match report.tells:
+        case "instructions":
+            return _counts()
+        case "sizes":
+            return [_size(), *_stated(report)]
+        case _:
+            return _times(report)
+
+
+def _stated(report: DeployReport) -> list[_Column]:
+    """What compilers state, where any does."""
+    columns = [
+        _Column(
+            "estimated ms",
+            lambda row: words.milliseconds(row.estimate_ms),
+            lambda row: row.estimate_ms,
+        ),
+        _Column(
+            "working memory",
+            lambda row: words.kibibytes(row.working_bytes),
+            lambda row: row.working_bytes,
+        ),
+    ]
+    return [c for c in columns if c.key and any(c.key(row) is not None for row in report.rows)]
 
 
 def _counts() -> list[_Column]:

@@ -78,9 +78,11 @@ def _columns(report: DeployReport, *, wide: bool) -> list[_Column]:
     )
     size = _Column("size", lambda row: words.megabytes(row.size_bytes))
     cosine = _Column("cosine", lambda row: words.cosine(row.cosine))
-    if report.is_counted:
+    if report.tells == "instructions":
         counted = _Column("million\nper run", lambda row: words.millions(row.instructions))
         columns = [pace, counted, size, cosine]
+    elif report.tells == "sizes":
+        columns = [pace, size, *_stated(report), cosine]
     else:
         columns = [
             pace,
@@ -99,6 +101,16 @@ def _columns(report: DeployReport, *, wide: bool) -> list[_Column]:
     metrics = words.metric_names(report.rows)
     columns += [_metric_column(name) for name in (metrics if wide else metrics[:1])]
     return [column for column in columns if wide or not column.wide_only]
+
+
+def _stated(report: DeployReport) -> list[_Column]:
+    """What compilers state, where any does."""
+    found = []
+    if any(row.estimate_ms is not None for row in report.rows):
+        found.append(_Column("estimated\nms", lambda row: words.milliseconds(row.estimate_ms)))
+    if any(row.working_bytes is not None for row in report.rows):
+        found.append(_Column("working\nmemory", lambda row: words.kibibytes(row.working_bytes)))
+    return found
 
 
 def _metric_column(name: str) -> _Column:
@@ -146,7 +158,7 @@ def _broken(name: str, width: int) -> str:
 def _caption(report: DeployReport) -> str:
     kinds = dict.fromkeys(str(row.evidence) for row in report.rows if row.has_figures)
     said = ", ".join(kinds) or "not measured"
-    figures = "instructions" if report.is_counted else "times"
+    figures = "outputs" if report.tells == "sizes" else report.tells
     return (
         f"{figures} {said}; {words.pace(report)} against {words.plain(report.baseline)}; "
         "cosine is the worst output's"

@@ -55,12 +55,19 @@ def _digits(value: float) -> str:
 
 def pace(report: DeployReport) -> str:
     """What `Row.speedup` is the ratio of."""
-    return "fewer instructions" if report.is_counted else "speed"
+    return {"instructions": "fewer instructions", "sizes": "smaller", "times": "speed"}[
+        report.tells
+    ]
 
 
 def millions(value: float | None) -> str:
     """Instructions of a run, in millions."""
     return ABSENT if value is None else _digits(value / 1e6)
+
+
+def kibibytes(value: float | None) -> str:
+    """Memory of small devices."""
+    return ABSENT if value is None else f"{value / 1024:,.0f} KiB"
 
 
 def predicted(row: Row) -> str:

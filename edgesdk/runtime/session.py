@@ -124,6 +124,7 @@ def load(
     threads: int | None = None,
     verify: bool = True,
     backend: str | None = None,
+    simulate: bool = False,
 ) -> Session:
     """Load a bundle, a folder or a zip of it, ready to run.
 
@@ -133,6 +134,8 @@ def load(
         verify: compare every file with the manifest first. Without it a folder's files are opened
             unread, which saves one pass over the weights; a zip is always verified while unpacking.
         backend: run the artifacts on another backend that opens the same kind of file.
+        simulate: compute here what the unit of the bundle's device would; see the backend's docs for
+            how close that comes.
 
     Raises:
         BundleError: damaged, incomplete, or of a newer format.
@@ -146,7 +149,7 @@ def load(
     try:
         folder, manifest = _opened(place, verify, held)
         engines = tuple(
-            _open_component(component, folder, threads, backend, held)
+            _open_component(component, folder, threads, backend, held, simulate=simulate)
             for component in manifest.components
         )
     except BaseException:
@@ -179,6 +182,8 @@ def _open_component(
     threads: int | None,
     backend: str | None,
     held: ExitStack,
+    *,
+    simulate: bool,
 ) -> EngineSession:
     from edgesdk.backend import OpenOptions, require_backend
 
@@ -188,7 +193,9 @@ def _open_component(
     artifact = folder / component.main
     if not artifact.is_file():
         raise BundleError(f"{artifact} is missing; load with verify=True to see all that is")
-    options = OpenOptions(threads=threads or component.threads, execution=component.execution)
+    options = OpenOptions(
+        threads=threads or component.threads, execution=component.execution, simulate=simulate
+    )
     return held.enter_context(engine.open(artifact, options))
 
 

@@ -120,7 +120,7 @@ class DeviceConformance:
         self, device: Device, tmp_path: Path
     ) -> None:
         target, inputs, *_ = _case(tmp_path)
-        if not device.counts_instructions:
+        if device.tells != "instructions":
             with pytest.raises(DeviceError, match="nothing counts"):
                 count_runs(target, inputs, Settings(), device, tmp_path / "logs")
             return
