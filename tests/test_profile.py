@@ -37,6 +37,7 @@ SHIPPED = (
     "x86",
     "x86-amx",
     "x86-avx2",
+    "x86-haswell",
     "x86-bf16",
     "x86-vnni",
 )

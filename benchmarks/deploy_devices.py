@@ -1,0 +1,133 @@
+"""Reference models deployed to devices that are not here: a bundle, or a refusal with its reason.
+
+    python -m benchmarks.deploy_devices --ref build/ref --out benchmarks/results --rows 32 [PROFILE…]
+
+Every profile is deployed to as its documentation says that it can be without the board: processors are
+emulated, units with a compiler of their own are simulated. What counts is that each deploy ends in a
+bundle whose manifest says of every figure how it was obtained, or in a typed error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.common import Subject, opened, run
+from edgesdk.bundle.read import read_manifest
+from edgesdk.deployment import BUNDLE, deploy
+from edgesdk.errors import EdgeSdkError
+
+DEVICES = {
+    "raspberry-pi-4": "emulated:cortex-a72",
+    "raspberry-pi-5": "emulated:cortex-a76",
+    "x86-haswell": "emulated:haswell",
+    "jetson": "simulated",
+    "mobile-npu": "simulated",
+    "ethos-u": "simulated",
+}
+MODELS = ("kws", "efflite0", "minilm")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """What became of one deploy.
+
+    Attributes:
+        bundle: of the winner: its name, the headline, the verdict on quality, and each figure of the
+            manifest with its evidence; None where there is none.
+        refusal: type and message of the error, or None.
+        others: status and reason of every other candidate.
+    """
+
+    model: str
+    seconds: float
+    bundle: dict[str, Any] | None
+    refusal: dict[str, str] | None
+    others: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """All models on one device."""
+
+    profile: str
+    device: str
+    ended: tuple[Ended, ...]
+
+
+def main() -> int:
+    """Run it for all profiles, or those named."""
+    return run(
+        "deploy_devices", __doc__, _all_models, _verdict, names=tuple(DEVICES), add_options=_options
+    )
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--models", default=",".join(MODELS), help="which reference models")
+
+
+def _all_models(profile: str, options: argparse.Namespace) -> Found:
+    ended = []
+    for model in options.models.split(","):
+        with opened(options.ref / model, options.rows) as subject:
+            ended.append(_deployed(subject, profile))
+    return Found(profile=profile, device=DEVICES[profile], ended=tuple(ended))
+
+
+def _deployed(subject: Subject, profile: str) -> Ended:
+    asked = {**subject.asked, "profile": profile, "device": DEVICES[profile]}
+    asked["accept_undecided"] = True  # few rows, so that emulation takes minutes
+    out = subject.scratch / "out"
+    begun = time.monotonic()
+    try:
+        done = deploy(subject.model.path, out=out, **asked)
+    except EdgeSdkError as exc:
+        told = str(exc).replace(str(subject.scratch), "OUT")
+        return Ended(
+            model=subject.name,
+            seconds=time.monotonic() - begun,
+            bundle=None,
+            refusal={"error": type(exc).__name__, "message": told},
+            others={},
+        )
+    manifest = read_manifest(out / BUNDLE)
+    figures = [*manifest.measured, *manifest.quality.figures]
+    return Ended(
+        model=subject.name,
+        seconds=time.monotonic() - begun,
+        bundle={
+            "chosen": done.decision.chosen,
+            "headline": done.decision.headline,
+            "verdict": f"{manifest.quality.verdict}: {manifest.quality.reason}",
+            "figures": {
+                f"{item.name} {item.of or ''}".strip(): f"{item.value:.6g} {item.unit}, {item.evidence}"
+                for item in figures
+            },
+        },
+        refusal=None,
+        others={
+            item.name: f"{item.status}: {item.reason}"
+            for item in done.decision.judged
+            if item.name != done.decision.chosen
+        }
+        | {item.name: f"not tried: {item.reason}" for item in done.plan.rejected},
+    )
+
+
+def _verdict(found: Found) -> tuple[str, bool]:
+    told = [f"{one.model}: {_line(one)}" for one in found.ended]
+    reasoned = all(one.bundle or (one.refusal and one.refusal["message"]) for one in found.ended)
+    return "; ".join(told), reasoned
+
+
+def _line(one: Ended) -> str:
+    if one.bundle:
+        return f"{one.bundle['chosen']}, {one.bundle['headline']}"
+    return f"refused: {one.refusal}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
