@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edgesdk.backend import load_backend
+from edgesdk.backend import backend_names, load_backend
 from edgesdk.bench import Bench, Original, Trial
 from edgesdk.blame import blame_conversions
 from edgesdk.bundle.write import write_bundle
@@ -306,8 +306,7 @@ def _limits(asked: Limits, model: Model) -> Limits:
 def _evidence(profile: Profile, device: Device, machine: Machine) -> Evidence:
     """What a figure taken on a device proves about the profile's."""
     if device.simulates:
-        kinds = (load_backend(name).simulation for name in profile.backends)
-        return max(filter(None, kinds), key=list(Evidence).index, default=Evidence.UNKNOWN)
+        return max(_simulations(profile), key=list(Evidence).index, default=Evidence.UNKNOWN)
     mismatch = profile.mismatch(machine)
     if mismatch:
         there = "this machine" if device.name == LOCAL else device.name
@@ -323,12 +322,18 @@ def _evidence(profile: Profile, device: Device, machine: Machine) -> Evidence:
 
 def _instead(profile: Profile) -> str:
     """How to come closer to a device that is not here."""
-    if any(load_backend(name).simulation for name in profile.backends):
+    if _simulations(profile):
         return f"Without it, its compiler can be asked: --device {SIMULATED}. "
     fitting = [core.name for core in cores_like(profile.arch, profile.features)]
     if not fitting or any(unit.kind != "cpu" for unit in profile.units):
         return ""
     return f"Its processor can be emulated: --device emulated:{fitting[0]}. "
+
+
+def _simulations(profile: Profile) -> list[Evidence]:
+    """What the profile's backends can compute in place of its units is, where they can."""
+    known = set(backend_names()).intersection(profile.backends)
+    return [kind for name in known if (kind := load_backend(name).simulation)]
 
 
 def _threads(profile: Profile, machine: Machine) -> int:

@@ -257,6 +257,9 @@ def test_a_corrupted_key_is_named_or_means_the_same(data: st.DataObject) -> None
     assume(corrupted != text)
     assume(key not in _LEGAL)
     line = corrupted[: corrupted.find("\n", place)].splitlines()[-1].strip()
+    assume(
+        not line.startswith("target = ")
+    )  # its keys are a compiler's words; its adapter checks them
     with tempfile.TemporaryDirectory() as folder:
         path = write(Path(folder), corrupted)
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgesdk.backend import load_backend
+from edgesdk.backend import backend_names, load_backend
 from edgesdk.device.base import EngineThere
 from edgesdk.device.local import LocalDevice
 from edgesdk.device.survey import look_at_engine
@@ -33,7 +33,7 @@ class SimulatedDevice(LocalDevice):
 
 
 def _simulated(name: str) -> EngineThere:
-    if load_backend(name).simulation is None:
+    if name in backend_names() and load_backend(name).simulation is None:
         return EngineThere(
             version="", unavailable=f"{name} cannot simulate the device, only run on it"
         )
