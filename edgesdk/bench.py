@@ -28,6 +28,8 @@ class Bench:
     Attributes:
         evidence: what a measurement on this device proves about the profile's device.
         machine_key: identity of the device for the cache of measurements.
+        compared_rows: evaluation rows whose outputs on the device are compared with this machine's;
+            0 where both have the same processor.
     """
 
     workshop: Workshop
@@ -42,6 +44,7 @@ class Bench:
     machine_key: str
     evidence: Evidence
     listen: Listener
+    compared_rows: int = 0
 
     def opening(self, choice: Choice, converted: Finished) -> dict[str, Any]:
         """What a step is told that opens an artifact."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from edgesdk.bench import Bench, Built, Original, metric_identity
 from edgesdk.clock import Work
@@ -98,7 +99,9 @@ def _look(
 def _run(
     bench: Bench, built: Built, original: Original, rows: Sequence[int], like: Sequence[Work]
 ) -> Finished:
-    shared = {"look": list(rows), "golden": 0 if built.checks else GOLDEN_ROWS}
+    shared: dict[str, Any] = {"look": list(rows), "golden": 0 if built.checks else GOLDEN_ROWS}
+    if bench.compared_rows and not built.checks:
+        shared["kept"] = bench.compared_rows
     return bench.workshop.step(
         "check",
         {

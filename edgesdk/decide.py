@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from edgesdk.budget import Budget, Limit
+from edgesdk.departures import ThereAndHere
 from edgesdk.measure.result import Measurement
 from edgesdk.plan.candidate import Candidate
 from edgesdk.quality import Quality, Verdict
@@ -47,6 +48,7 @@ class Outcome:
         error: the step that failed and its reason, or None.
         out_of_time: what the time budget did not allow, or None.
         quality, measurement: None where the candidate did not get that far.
+        elsewhere: its outputs there and here, where the device has another processor.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Outcome:
     out_of_time: str | None = None
     quality: Quality | None = None
     measurement: Measurement | None = None
+    elsewhere: ThereAndHere | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ from edgesdk.device.cores import cores_like
 from edgesdk.device.find import LOCAL
 from edgesdk.device.local import LocalDevice
 from edgesdk.device.simulated import SIMULATED
+from edgesdk.elsewhere import rows_to_compare, with_elsewhere
 from edgesdk.errors import (
     BudgetError,
     BudgetNotMet,
@@ -231,6 +232,7 @@ def _deploy_on(
     with _time_for_one(workshop.clock):
         original = open_original(bench, plan)
         trials, baseline, refined, notes = _try_all(bench, plan, original, request)
+    trials, baseline = with_elsewhere(bench, trials, baseline, original)
     outcomes = [trial.outcome for trial in trials]
     decision = decide(baseline, outcomes, request.budget, accept_undecided=request.accept_undecided)
     listen(
@@ -282,6 +284,7 @@ def _bench(
         machine_key=sha256_json([machine.to_json(), device.identity]),
         evidence=evidence,
         listen=listen,
+        compared_rows=rows_to_compare(machine),
     )
 
 

@@ -11,8 +11,8 @@ class Event:
     """Something began, ended or deserves a word.
 
     Attributes:
-        stage: `plan`, `prepare`, `compress`, `convert`, `check`, `measure`, `decide`, `bundle`,
-            `probe`.
+        stage: `plan`, `prepare`, `compress`, `convert`, `check`, `measure`, `compare`, `decide`,
+            `bundle`, `probe`.
         subject: the candidate it is about, or empty.
         message: what there is to say, in a sentence or a figure.
         state: `begin`, `done`, `failed` or `note`.

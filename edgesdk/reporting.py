@@ -129,6 +129,7 @@ def _row(
         warnings=measurement.warnings if measurement else (),
         why=outcome.candidate.why,
         kept=tuple(node for _, choice in outcome.candidate.choices for node in choice.kept),
+        elsewhere=outcome.elsewhere,
     )
 
 

@@ -152,7 +152,10 @@ def compile(request: Request) -> Response:  # the word of the field
 
 
 def reference(request: Request) -> Response:
-    """`backend`, `artifact`, `rows` -> the original's outputs, one .npz a row, in `outputs/`."""
+    """`backend`, `artifact`, `rows` -> the original's outputs, one .npz a row, in `outputs/`.
+
+    With it the engine's `version`.
+    """
     rows = SampleSet.from_json(request["rows"])
     out = _made("outputs")
     with _open(request) as session:
@@ -160,15 +163,16 @@ def reference(request: Request) -> Response:
             outputs = session.run(_taken(session, sample))
             save_arrays(out / f"{number:06d}.npz", outputs)
         names = [info.name for info in session.outputs]
-    return {"outputs": names, "rows": len(rows)}
+    return {"outputs": names, "rows": len(rows), "version": _version(request)}
 
 
 def check(request: Request) -> Response:
-    """`backend`, `artifact`, `rows`, `reference`, `metrics`, `golden`, optional `look` -> `record`.
+    """`backend`, `artifact`, `rows`, `reference`, `metrics`, `golden`, optional `look`, `kept` -> `record`.
 
     Runs the rows whose numbers are in `look`, in its order, or all; compares each with the reference
     outputs of that row and scores both. The first that holds what no floor can excuse is the last.
-    Writes the candidate's outputs of the first `golden` rows to `golden/`.
+    Writes the candidate's outputs of the first `golden` rows to `golden/`, and of the first `kept` that
+    it compares to `kept/`. With the record comes the engine's `version`.
     """
     from edgesdk.comparison import Comparison
     from edgesdk.metrics import load_metric
@@ -176,21 +180,39 @@ def check(request: Request) -> Response:
     rows = SampleSet.from_json(request["rows"])
     expected = Path(request["reference"])
     comparison = Comparison(metrics=[load_metric(name) for name in request["metrics"]])
-    golden = _made("golden")
     compared = dict.fromkeys(request.get("look") or range(len(rows)))
-    kept = range(min(request["golden"], len(rows)))
+    golden = range(min(request["golden"], len(rows)))
+    written = {
+        _made("golden"): golden,
+        _made("kept"): tuple(compared)[: request.get("kept", 0)],
+    }
     with _open(request) as session:
-        for number in (*compared, *(number for number in kept if number not in compared)):
+        for number in (*compared, *(number for number in golden if number not in compared)):
             sample = rows[number]
             outputs = session.run(_taken(session, sample))
-            if number in kept:
-                save_arrays(golden / f"{number:06d}.npz", outputs)
+            for folder, numbers in written.items():
+                if number in numbers:
+                    save_arrays(folder / f"{number:06d}.npz", outputs)
             if number in compared:
                 wanted = load_arrays(expected / f"{number:06d}.npz")
                 comparison.add(wanted, outputs, sample.labels, number=number)
             if comparison.broken:
                 break
-    return {"record": comparison.to_json()}
+    return {"record": comparison.to_json(), "version": _version(request)}
+
+
+def compare_places(request: Request) -> Response:
+    """`backend`, `artifact`, `rows`, `there` -> `outputs`: how those in `there` depart from those here.
+
+    `there` are .npz files of outputs, one for each of `rows`. With it the engine's `version` here.
+    """
+    from edgesdk.departures import Departures
+
+    rows, departures = SampleSet.from_json(request["rows"]), Departures()
+    with _open(request) as session:
+        for sample, file in zip(rows, request["there"], strict=True):
+            departures.add(session.run(_taken(session, sample)), load_arrays(Path(file)))
+    return {"outputs": [_fields(item) for item in departures.found], "version": _version(request)}
 
 
 def look_inside(request: Request) -> Response:
@@ -311,6 +333,10 @@ def _open(request: Request, *, profiling: bool = False) -> Session:
         simulate=request.get("simulate", False),
     )
     return require_backend(request["backend"]).open(Path(request["artifact"]), options)
+
+
+def _version(request: Request) -> str:
+    return require_backend(request["backend"]).version()
 
 
 def _taken(session: Session, sample: Sample) -> dict[str, Array]:

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from edgesdk.backend import NodeTime
 from edgesdk.device.base import Tells
+from edgesdk.departures import ThereAndHere
 from edgesdk.evidence import Evidence
 from edgesdk.measure.result import Interval, Latency
 from edgesdk.plan.refined import Refined
@@ -62,6 +63,7 @@ class Row:
         warnings: what a reader should know about the figures.
         why: why it was worth trying, in a sentence.
         kept: names of nodes that the recipe spares.
+        elsewhere: outputs on the device beside this machine's, where it has another processor.
     """
 
     name: str
@@ -90,6 +92,7 @@ class Row:
     warnings: tuple[str, ...] = ()
     why: str = ""
     kept: tuple[str, ...] = ()
+    elsewhere: ThereAndHere | None = None
 
     @property
     def has_figures(self) -> bool:
@@ -223,7 +226,7 @@ def _finite(value: Any) -> Any:
 
 
 def _row(data: Mapping[str, Any]) -> Row:
-    latency, speedup = data["latency"], data["speedup"]
+    latency, speedup, elsewhere = data["latency"], data["speedup"], data.get("elsewhere")
     return Row(
         **{
             **data,
@@ -239,6 +242,7 @@ def _row(data: Mapping[str, Any]) -> Row:
             "evidence": Evidence(data["evidence"]),
             "warnings": tuple(data["warnings"]),
             "kept": tuple(data["kept"]),
+            "elsewhere": ThereAndHere.from_json(elsewhere) if elsewhere else None,
         }
     )
 

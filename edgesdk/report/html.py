@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from edgesdk.evidence import Evidence
-from edgesdk.report import words
+from edgesdk.report import elsewhere, words
 from edgesdk.report.document import DeployReport, Row
 from edgesdk.report.markup import Markup, el
 from edgesdk.report.page import page, section
@@ -42,6 +42,7 @@ def _sections(report: DeployReport, numbers: Mapping[str, int]) -> list[Markup |
             "Warm runs: the line spans 5 to 95 %, the box the middle half, the tick is the median.",
         ),
         _operations(report),
+        _elsewhere(report),
         _rejected(report),
         _facts(report),
         _evidence(report),
@@ -201,6 +202,22 @@ def _placed(row: Row, most: int = 6) -> str:
     said = [f"{count} on {unit}" for unit, count in counts[:most]]
     rest = sum(count for _, count in counts[most:])
     return "nodes: " + ", ".join([*said, f"{rest} elsewhere"] if rest else said)
+
+
+def _elsewhere(report: DeployReport) -> Markup | None:
+    """What another processor computes, beside this machine."""
+    lines = elsewhere.lines(report)
+    said = [el("li", f"{name}: {text}") for name, text in elsewhere.remarks(report)]
+    if not lines and not said:
+        return None
+    head = el("tr", *(el("th", title) for title in elsewhere.COLUMNS))
+    rows = [
+        el("tr", el("td", el("code", line.candidate)), *(el("td", cell) for cell in line.cells[1:]))
+        for line in lines
+    ]
+    table = el("table", el("thead", head), el("tbody", *rows)) if lines else None
+    content = el("div", el("ul", *said) if said else None, table, class_="scroll")
+    return section(elsewhere.TITLE, content, elsewhere.note(report) if lines else "")
 
 
 def _rejected(report: DeployReport) -> Markup | None:

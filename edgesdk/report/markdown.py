@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgesdk.report import words
+from edgesdk.report import elsewhere, words
 from edgesdk.report.document import DeployReport, Row
 
 
@@ -14,9 +14,27 @@ def render_markdown(report: DeployReport) -> str:
     rejected = [f"- {_text(item.name)}: {_text(item.reason)}" for item in report.rejected]
     if rejected:
         lines += ["### Not tried", "", *rejected, ""]
+    lines += _elsewhere(report)
     if report.warnings:
         lines += ["### To know", "", *(f"- {_text(note)}" for note in report.warnings), ""]
     return "\n".join(lines)
+
+
+def _elsewhere(report: DeployReport) -> list[str]:
+    """What another processor computes, beside this machine."""
+    found = elsewhere.lines(report)
+    said = [f"- {_text(name)}: {_text(text)}" for name, text in elsewhere.remarks(report)]
+    if not found and not said:
+        return []
+    table = [
+        _line(list(elsewhere.COLUMNS)),
+        _line(["---", "---", "---:", "---:", "---:"]),
+        *(_line([_text(cell) for cell in line.cells]) for line in found),
+        "",
+        _text(elsewhere.note(report)),
+        "",
+    ]
+    return [f"### {elsewhere.TITLE}", "", *(table if found else []), *said, *([""] if said else [])]
 
 
 def _table(report: DeployReport) -> list[str]:

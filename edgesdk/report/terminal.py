@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from edgesdk.report import words
+from edgesdk.report import elsewhere, words
 from edgesdk.report.document import DeployReport, Row
 
 WIDE = 110
@@ -51,6 +51,7 @@ class _View:
         yield _headline(report)
         yield _table(report, wide=options.max_width >= WIDE)
         yield from _reasons(report)
+        yield from _elsewhere(report)
         if report.warnings:
             yield Text("\nTo know", style="bold")
             for warning in report.warnings:
@@ -177,6 +178,24 @@ def _reasons(report: DeployReport) -> RenderResult:
         yield Text("\nNot tried", style="bold")
         for item in report.rejected:
             yield _item(item.name, item.reason, "dim")
+
+
+def _elsewhere(report: DeployReport) -> RenderResult:
+    lines, said = elsewhere.lines(report), elsewhere.remarks(report)
+    if lines or said:
+        yield Text(f"\n{elsewhere.TITLE}", style="bold")
+    if lines:
+        table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
+        for title in elsewhere.COLUMNS:
+            is_name = title in elsewhere.COLUMNS[:2]
+            table.add_column(title, overflow="fold", justify="left" if is_name else "right")
+        for line in lines:
+            name, *rest = map(words.plain, line.cells)
+            table.add_row(Text(_broken(name, 30)), *map(Text, rest))
+        table.caption, table.caption_justify = elsewhere.note(report), "left"
+        yield Padding(table, (0, 0, 0, 2))
+    for name, text in said:
+        yield _item(name, text, "yellow")
 
 
 def _item(name: str, text: str, style: str) -> RenderableType:

@@ -107,6 +107,18 @@ def cosine(value: float | None) -> str:
     return f"{value:.5f}" if value < 0.999995 or value >= 1.0 else "0.99999+"
 
 
+def share(value: float | None) -> str:
+    """A part of a whole in percent, as small as it may be: `none`, `0.0031 %`, `16 %`."""
+    if value is None:
+        return ABSENT
+    percent = value * 100
+    if percent == 0:
+        return "none"
+    if percent < 0.0001:
+        return "< 0.0001 %"
+    return f"{percent:,.0f} %" if percent >= 10 else f"{percent:.2g} %"
+
+
 def metric(item: MetricChange) -> str:
     """`0.892 (-0.003 [-0.008, +0.001])`."""
     change = item.change
