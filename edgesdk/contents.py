@@ -83,9 +83,15 @@ def bundle_contents(
         quality=_quality(outcome.quality, samples, computed),
         golden=_golden(samples, reference, built.outputs or reference),
         measured=_figures(outcome.measurement),
-        environment=environment,
+        environment={**environment, **_engine_there(built.choice.backend, outcome.measurement)},
         samples_fingerprint=samples.fingerprint,
     )
+
+
+def _engine_there(backend: str, measurement: Measurement | None) -> dict[str, str]:
+    """The version of the chosen engine where it was measured; the baseline's is another engine's."""
+    seen = measurement.environment if measurement else {}
+    return {backend: seen[backend]} if backend in seen else {}
 
 
 def _series(version: str) -> str:

@@ -108,7 +108,7 @@ def _counted(bench: Bench, baseline: Built, built: Built) -> tuple[Measurement, 
     found = []
     for side in (baseline, built):
         key = bench.workshop.cache.key(
-            "count",
+            "counted",
             artifact=bench.identity(side.choice, side.converted),
             rows=bench.samples.fingerprint,
             machine=bench.machine_key,
@@ -127,11 +127,10 @@ def _counts(bench: Bench, side: Built, key: str) -> Counts:
         with clock.bounding((("measure", side.choice.backend),)):
             device = BoundedDevice(bench.device, lambda: clock.left_s)
             counts = count_runs(side.target(1), _inputs(bench), bench.settings, device, folder)
-        write_json(folder / _COUNTED, counts)
+        write_json(folder / _COUNTED, counts.to_json())
 
     folder = bench.workshop.cache.folder(key, build, refresh=bench.workshop.refresh)
-    counts: Counts = read_json(folder / _COUNTED)
-    return counts
+    return Counts.from_json(read_json(folder / _COUNTED))
 
 
 def _weighed(bench: Bench, baseline: Built, built: Built) -> tuple[Measurement, Measurement]:

@@ -287,7 +287,7 @@ def test_dot_products_save_instructions(products: Path, tmp_path: Path, parts: C
     counts = {}
     for core in ("cortex-a53", "cortex-a76"):
         device = EmulatedDevice(core, ENGINES, parts)
-        (runs,) = count_runs(target, inputs, Settings(), device, tmp_path / core)
+        (runs,) = count_runs(target, inputs, Settings(), device, tmp_path / core).runs
         counts[core] = min(runs)
     assert counts["cortex-a76"] < 0.7 * counts["cortex-a53"]
 
@@ -314,12 +314,19 @@ def test_a_deploy_to_an_emulated_processor_shows_no_times(
     assert len(tried) >= 2
     assert {row["evidence"] for row in tried} == {"emulated"}
     assert all(row["latency"] is None and row["peak_mib"] is None for row in report["rows"])
+    for row in tried:
+        (output,) = row["elsewhere"]["outputs"]
+        assert (row["elsewhere"]["evidence"], row["elsewhere"]["rows"]) == ("emulated", 8)
+        assert output["largest"] < (1e-5 if row["name"] == "original" else 0.02)
     assert done.bundle is not None
     manifest = json.loads((done.bundle / "manifest.json").read_text())
     kinds = {item["name"]: item["evidence"] for item in manifest["measured"]}
     assert kinds["instructions"] == "emulated"
     assert kinds["artifact_size"] == "measured"
     assert not [name for name in kinds if "latency" in name or "memory" in name]
+    there = manifest["environment"]
+    assert (there["cpu"], there["arch"]) == ("Cortex-A76", "aarch64")
+    assert there["onnxruntime"] == LocalDevice().engines(ENGINES)["onnxruntime"].version
     checked = validate_bundle(done.bundle, device="emulated:cortex-a76")
     assert checked.passed
     assert checked.headline == "the bundle is whole and does its job on emulated:cortex-a76"

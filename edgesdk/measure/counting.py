@@ -7,7 +7,9 @@ caches, of memory's speed, or of how many instructions a core executes at once.
 from __future__ import annotations
 
 import statistics
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Self
 
 from edgesdk.device.base import Device
 from edgesdk.measure.result import Interval, Measurement
@@ -19,8 +21,35 @@ _WARM_RUNS, _RUNS = 2, 5
 around the engine varies by some thousands, of which the median is taken."""
 
 
-Counts = list[list[int]]
-"""Of each input, the instructions of every run."""
+_TOLD = ("cpu", "arch", "python")
+"""Facts of the device that go into the record; the rest is that of the machine that emulates it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What was counted of one artifact.
+
+    Attributes:
+        runs: of each input, the instructions of every run.
+        environment: facts about the device and the run, with the engine's version there.
+    """
+
+    runs: tuple[tuple[int, ...], ...]
+    environment: dict[str, str]
+
+    @property
+    def mean(self) -> float:
+        """Instructions of a run, the mean over the inputs."""
+        return statistics.fmean(statistics.median(runs) for runs in self.runs)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a JSON document."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        return cls(runs=tuple(map(tuple, data["runs"])), environment=data["environment"])
 
 
 def count_runs(
@@ -56,14 +85,24 @@ def count_runs(
             "rows": [row.resolve() for row in rows],
             "first": len(rows) // 2,
         }
-        runner.ask(request, timeout_s=settings.timeout_s)
+        facts = runner.ask({"do": "facts"}, timeout_s=settings.timeout_s)["facts"]
+        version = runner.ask(request, timeout_s=settings.timeout_s)["version"]
         every = list(range(len(rows)))
         # The first runs of an input prepare memory for its shapes.
         runner.ask({"do": "count", "rows": every, "runs": _WARM_RUNS}, timeout_s=settings.timeout_s)
         counts: list[int] = runner.ask(
             {"do": "count", "rows": every, "runs": _RUNS}, timeout_s=settings.timeout_s
         )["instructions"]
-    return [counts[row :: len(rows)] for row in every]
+    return Counts(
+        runs=tuple(tuple(counts[row :: len(rows)]) for row in every),
+        environment={
+            **{name: facts[name] for name in _TOLD if name in facts},
+            target.backend: version,
+            "device": device.name,
+            "execution": target.execution,
+            "counted_inputs": str(len(rows)),
+        },
+    )
 
 
 def compare_counts(
@@ -75,18 +114,14 @@ def compare_counts(
         The baseline's measurement, whose ratio is exactly 1, and the candidate's: the ratio of the
         instructions of a run, with the least and the most that single runs allow.
     """
-    old, new = baseline[1], candidate[1]
+    old, new = baseline[1].runs, candidate[1].runs
     ratio = Interval(
-        value=_mean(old) / _mean(new),
+        value=baseline[1].mean / candidate[1].mean,
         low=sum(map(min, old)) / sum(map(max, new)),
         high=sum(map(max, old)) / sum(map(min, new)),
     )
     same = Interval(value=1.0, low=1.0, high=1.0)
     return _result(*baseline, same, device), _result(*candidate, ratio, device)
-
-
-def _mean(counts: Counts) -> float:
-    return statistics.fmean(statistics.median(runs) for runs in counts)
 
 
 def _result(target: Target, counts: Counts, ratio: Interval, device: Device) -> Measurement:
@@ -96,10 +131,6 @@ def _result(target: Target, counts: Counts, ratio: Interval, device: Device) -> 
         artifact_bytes=sum(file.stat().st_size for file in target.all_files()),
         threads=1,
         evidence=device.evidence,
-        instructions=_mean(counts),
-        environment={
-            "device": device.name,
-            "execution": target.execution,
-            "counted_inputs": str(len(counts)),
-        },
+        instructions=counts.mean,
+        environment=counts.environment,
     )

@@ -125,7 +125,8 @@ class DeviceConformance:
                 count_runs(target, inputs, Settings(), device, tmp_path / "logs")
             return
         old, new = (count_runs(target, inputs, Settings(), device, tmp_path / n) for n in "ab")
-        assert min(map(min, old)) > 1000
+        assert min(map(min, old.runs)) > 1000
+        assert old.environment[_ENGINE] == device.engines((_ENGINE,))[_ENGINE].version
         same, ratio = compare_counts((target, old), (target, new), device)
         assert same.latency is None
         assert same.instructions is not None
