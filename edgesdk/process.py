@@ -199,10 +199,13 @@ def child_environment(threads: int | None) -> dict[str, str]:
     }
     for name in ("PYTHONWARNINGS", "PYTHONINSPECT", "PYTHONPROFILEIMPORTTIME"):
         environment.pop(name, None)
-    if threads is not None:
-        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-            environment[name] = str(threads)
-    return environment
+    return environment if threads is None else {**environment, **thread_limits(threads)}
+
+
+def thread_limits(threads: int) -> dict[str, str]:
+    """Variables that native libraries look at when they are loaded."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    return dict.fromkeys(names, str(threads))
 
 
 def hold_leash() -> None:

@@ -14,16 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from edgesdk.backend import OpenOptions, require_backend
+from edgesdk.backend import OpenOptions, backend_names, require_backend
 from edgesdk.cli.app import app
+from edgesdk.device.base import EngineThere
 from edgesdk.errors import BackendUnavailable, InputError, OutputError, ProfileError
 from edgesdk.machine import detect
 from edgesdk.measure.environment import stolen_ns
 from edgesdk.probe.child import time_experiments
 from edgesdk.probe.doubts import doubtful, settled
+from edgesdk.probe.engines import candidates, profile_of, usable
 from edgesdk.probe.micro import build
 from edgesdk.probe.points import experiments
-from edgesdk.probe.run import probe_machine, profile_of
+from edgesdk.probe.run import probe_machine
 from edgesdk.probe.series import Timed, series_of
 from edgesdk.probe.write import Engine, Findings, profile_text
 from edgesdk.profile import load_profile
@@ -224,6 +226,36 @@ def test_engines_and_times_that_cannot_be_are_refused(tmp_path: Path) -> None:
 def test_a_machine_that_no_profile_describes_is_told_what_to_do() -> None:
     with pytest.raises(ProfileError, match="write one first"):
         profile_of(replace(detect(), arch="riscv64"))
+
+
+@pytest.mark.parametrize("command", [["probe", "--device"], ["devices", "probe"]])
+def test_what_is_emulated_is_not_probed(command: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "mine.toml"
+    done = CliRunner().invoke(app, [*command, "emulated:cortex-a53", "--out", str(out), "--json"])
+    assert done.exit_code == 3
+    error = json.loads(done.stdout)["error"]
+    assert error["type"] == "DeviceError"
+    assert "tells no times" in error["message"]
+    assert not out.exists()
+
+
+def test_engines_that_are_not_there_are_left_out_or_refused() -> None:
+    wanted = candidates(BASE, (), "ssh://host")
+    there = {name: EngineThere(version="", unavailable="no wheel") for name in wanted}
+    with pytest.raises(BackendUnavailable, match="no backend can be probed"):
+        usable(wanted, there, asked=False)
+    there["openvino"] = EngineThere(version="1.2")
+    assert usable(wanted, there, asked=False) == {"openvino": "1.2"}
+    with pytest.raises(BackendUnavailable, match="'onnxruntime': no wheel"):
+        usable(wanted, there, asked=True)
+
+
+@pytest.mark.skipif("litert" not in backend_names(), reason="litert is not registered here")
+def test_an_engine_whose_converter_cannot_be_sent_is_probed_here_only() -> None:
+    base = load_profile("arm-cpu")
+    assert set(candidates(base, (), "local").values()) == {None}
+    with pytest.raises(BackendUnavailable, match="'litert': its models are converted by tools"):
+        usable(candidates(base, ("litert",), "ssh://host"), {}, asked=True)
 
 
 def test_the_command_reports_errors_as_its_siblings_do(tmp_path: Path) -> None:

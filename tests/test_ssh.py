@@ -20,6 +20,8 @@ from edgesdk.device.remote import RemoteDevice
 from edgesdk.device.ssh import ssh_device
 from edgesdk.errors import DeviceError, EdgeSdkError
 from edgesdk.files import sha256_file
+from edgesdk.machine import detect
+from edgesdk.probe.run import probe_machine
 from edgesdk.testing import DeviceConformance
 from edgesdk.testing.openssh import Proxy, Server, client
 from edgesdk.testing.quick import QUICK
@@ -142,3 +144,15 @@ def test_a_deploy_over_ssh_measures_there(
     assert report["environment"]["device"] == url
     assert done.bundle is not None
     assert all(row["latency"] for row in report["rows"] if row["status"] != "error")
+
+
+@pytest.mark.skipif(detect().arch != "x86_64", reason="the shipped detected profile is x86")
+def test_a_probe_over_ssh_measures_there(remote: RemoteDevice, url: str, tmp_path: Path) -> None:
+    remote.close()  # only one at a time
+    out = tmp_path / "there.toml"
+    engines = ("onnxruntime",)
+    found = probe_machine(out, backends=engines, seconds=9, threads=1, device=url)
+    assert found.measured > 0
+    assert not [failure for failure in found.failures if "did not end" not in failure]
+    assert found.profile.mismatch(detect()) is None
+    assert str(tmp_path) not in out.read_text()

@@ -1,4 +1,4 @@
-"""`edgesdk devices list | check`."""
+"""`edgesdk devices list | check | probe`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from rich.table import Table
 
 from edgesdk.cli.options import Backends, Json
 from edgesdk.cli.output import emit, reported_errors
+from edgesdk.cli.probe import probe_device
 
-app = typer.Typer(help="Where candidates can be run: list, check one.", no_args_is_help=True)
+app = typer.Typer(help="Where candidates can be run: list, check, probe one.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -46,3 +47,6 @@ def check(
         emit(found.to_json(), table, as_json=as_json)
         if not found.usable:
             raise typer.Exit(3)
+
+
+app.command("probe")(probe_device)

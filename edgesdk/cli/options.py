@@ -17,7 +17,7 @@ Device = Annotated[
     str | None,
     typer.Option(
         "--device",
-        help="Where candidates run: local (default), or emulated:CORE, as emulated:cortex-a76.",
+        help="Where it is done: local (default), emulated:CORE or ssh://[user@]host.",
     ),
 ]
 Samples = Annotated[

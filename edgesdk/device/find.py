@@ -22,13 +22,16 @@ LOCAL = "local"
 _EMULATED = "emulated:"
 
 
-def find_device(name: str, backends: Sequence[str], cache: Cache) -> Device:
+def find_device(
+    name: str, backends: Sequence[str], cache: Cache, *, also: Sequence[str] = ()
+) -> Device:
     """The device of that name, made ready.
 
     Args:
         name: `local`, `simulated`, `emulated:CORE` or `ssh://[user@]host`; see `edgesdk.device.ssh`.
         backends: those whose engines it should have.
         cache: where what it needs is kept.
+        also: distributions that a machine elsewhere is to have beside the engines.
 
     Raises:
         DeviceError: no such device, or it cannot be made ready.
@@ -40,7 +43,7 @@ def find_device(name: str, backends: Sequence[str], cache: Cache) -> Device:
     if is_emulated(name):
         return EmulatedDevice(name.removeprefix(_EMULATED), backends, cache)
     if name.startswith(SCHEME):
-        return ssh_device(name, backends, cache)
+        return ssh_device(name, backends, cache, also=also)
     legal = ", ".join(item.name for item in known_devices())
     raise DeviceError(f"no device {name!r}; legal: {legal}")
 

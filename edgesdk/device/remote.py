@@ -57,6 +57,7 @@ class RemoteDevice(Device):
         backends: Sequence[str],
         cache: Cache,
         *,
+        also: Sequence[str] = (),
         python: str = "python3",
         wheelhouse: Path | None = None,
     ) -> None:
@@ -67,6 +68,7 @@ class RemoteDevice(Device):
             command: a program and its arguments that run a shell command line there.
             backends: those whose engines are sent where they are not installed there.
             cache: where what is sent is kept.
+            also: other distributions that are sent alike.
             python: the interpreter there, 3.11 or newer.
             wheelhouse: a folder of wheels to take engines from; None for the package index.
 
@@ -74,7 +76,7 @@ class RemoteDevice(Device):
             DeviceError: it cannot be reached or used.
         """
         self.name = name
-        self._needed = distributions_of(backends)
+        self._needed = (*distributions_of(backends), *also)
         self._versions: dict[str, str] = {}
         self._wheelhouse = wheelhouse
         self._command = [

@@ -23,8 +23,10 @@ _ALIVE_COUNT = 3
 _CONNECT_S = 10
 
 
-def ssh_device(url: str, backends: Sequence[str], cache: Cache) -> RemoteDevice:
-    """The machine at an address.
+def ssh_device(
+    url: str, backends: Sequence[str], cache: Cache, *, also: Sequence[str] = ()
+) -> RemoteDevice:
+    """The machine at an address; takes what `find_device` does.
 
     Raises:
         DeviceError: the address makes no sense, there is no `ssh` here, or the machine cannot be
@@ -37,7 +39,9 @@ def ssh_device(url: str, backends: Sequence[str], cache: Cache) -> RemoteDevice:
     if wheelhouse is not None and not wheelhouse.is_dir():
         raise DeviceError(f"{url}: the wheelhouse {wheelhouse} is no folder here")
     python = options.get("python", "python3")
-    return RemoteDevice(url, command, backends, cache, python=python, wheelhouse=wheelhouse)
+    return RemoteDevice(
+        url, command, backends, cache, also=also, python=python, wheelhouse=wheelhouse
+    )
 
 
 def parse_address(url: str) -> tuple[Sequence[str], dict[str, str]]:

@@ -1,1 +1,1 @@
-"""Micro-benchmarks of the engines on this machine, kept as a device profile."""
+"""Micro-benchmarks of the engines on a device, kept as a device profile."""

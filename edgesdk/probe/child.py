@@ -1,4 +1,4 @@
-"""The part of a probe that runs in a child process: make micro-graphs, open them, time them."""
+"""The part of a probe that runs in a child process on the device: make micro-graphs, open them, time them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgesdk.backend import Array, Backend, OpenOptions, Session, require_backen
 from edgesdk.errors import EdgeSdkError
 from edgesdk.measure.environment import choose_cores, held_up_ns, stolen_ns
 from edgesdk.probe.micro import BASES, Micro, build, build_base
-from edgesdk.process import memory_now
+from edgesdk.process import memory_now, thread_limits
 from edgesdk.recipe import Recipe
 
 _WARM_RUNS = 3
@@ -80,6 +80,7 @@ def open_weights(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pin(threads: int) -> None:
+    os.environ.update(thread_limits(threads))  # the engine is not loaded yet
     cores = choose_cores(threads)
     if cores:
         os.sched_setaffinity(0, cores)

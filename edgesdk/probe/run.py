@@ -1,30 +1,31 @@
-"""Probing this machine: which experiments, in child processes, until the time is over."""
+"""Probing a device: which experiments, in child processes, until the time is over."""
 
 from __future__ import annotations
 
 import itertools
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import date
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from edgesdk.backend import load_backend
-from edgesdk.errors import BackendUnavailable, EdgeSdkError, InputError, OutputError, ProfileError
+from edgesdk.cache import Cache
+from edgesdk.device.base import Device
+from edgesdk.device.find import LOCAL, find_device, is_emulated
+from edgesdk.errors import DeviceError, EdgeSdkError, InputError, OutputError
 from edgesdk.events import Event, Listener, nobody
 from edgesdk.files import write_text
-from edgesdk.isolate import run_isolated
-from edgesdk.machine import Machine, detect
 from edgesdk.probe.doubts import doubtful, settled
+from edgesdk.probe.engines import MAKERS, candidates, native_precisions, profile_of, usable
 from edgesdk.probe.points import Experiment, experiments
 from edgesdk.probe.series import Timed, series_of
 from edgesdk.probe.write import Engine, Findings, profile_text
-from edgesdk.profile import load_profile, profile_names
+from edgesdk.profile import load_profile
 from edgesdk.profile_values import Profile
-from edgesdk.recipe import Recipe
 
 _CHUNK = 16
 """Experiments in one child process: what a crash costs at most."""
@@ -42,13 +43,6 @@ _BIG_BYTES = 4 * _BIG_WIDTH**2
 _MOST_BIG = 16
 _LOADED = 8
 """Weights of 16 MiB that memory is taken with."""
-_TRIED = (
-    ("fp32", "fp32"),
-    ("bf16", "bf16"),
-    ("w8a8", "w8a8-static"),
-    ("w8-dynamic", "w8a8-dynamic"),
-)
-"""Precisions and the recipe that uses each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,37 +84,54 @@ def probe_machine(
     backends: Sequence[str] = (),
     seconds: float = 300.0,
     threads: int | None = None,
+    device: str = LOCAL,
     listen: Listener = nobody,
 ) -> Probed:
-    """Measure the engines here and write a profile that extends that of this machine.
+    """Measure the engines of a device and write a profile that extends that of the machine.
 
     Args:
         out: the profile, a new file that ends in `.toml`.
         backends: engines to probe; all usable ones of the profile unless given.
-        seconds: how long it may take; above 0. A fifth of 300 s already covers every kind.
+        seconds: how long it may take once the device is ready; above 0. A fifth of 300 s already
+            covers every kind.
         threads: threads inside one run; all usable cores unless given.
+        device: where; see `edgesdk.device.find`.
         listen: called with each `Event`.
 
     Raises:
+        DeviceError: the device cannot be reached or used, or tells no times.
         InputError: seconds or threads out of range.
         OutputError: the file exists, is no `.toml`, or cannot be written.
-        ProfileError: no installed profile describes this machine.
+        ProfileError: no installed profile describes the machine.
         BackendUnavailable: a backend is unknown or not usable, or none is.
         StepFailed: nothing could be measured.
     """
-    begun = time.monotonic()
     if not seconds > 0 or (threads is not None and threads < 1):
         raise InputError(f"{seconds:g} seconds and {threads} threads; legal: above 0, and 1 up")
     _check_out(out)
-    machine = detect()
+    if is_emulated(device):
+        raise DeviceError(
+            f"{device} tells no times: what is emulated takes as long as the emulator takes; "
+            "probe the device itself, by ssh://[user@]host"
+        )
+    cache = Cache()
+    with closing(find_device(device, (), cache)) as place:
+        machine = place.machine()
     base = profile_of(machine)
-    engines = _engines(base, backends)
-    count = threads or machine.logical_cores
-    planned = experiments([(name, _native(base, name)) for name in engines])
-    listen(Event(stage="probe", message=f"{len(planned)} experiments on {', '.join(engines)}"))
-    with tempfile.TemporaryDirectory(prefix="edgesdk-probe-") as name:
+    wanted = candidates(base, backends, device)
+    names = [name for name, against in wanted.items() if against is None]
+    with (
+        closing(find_device(device, names, cache, also=MAKERS)) as place,
+        tempfile.TemporaryDirectory(prefix="edgesdk-probe-") as folder,
+    ):
+        engines = usable(wanted, place.engines(names), asked=bool(backends))
+        count = threads or machine.logical_cores
+        planned = experiments([(name, native_precisions(base, name)) for name in engines])
+        listen(Event(stage="probe", message=f"{len(planned)} experiments on {', '.join(engines)}"))
+        begun = time.monotonic()
         end = begun + seconds - _CLOSING_S
-        bench = _Bench(Path(name), count, end - min(_MEMORY_SHARE * seconds, _MEMORY_S), listen)
+        share_s = min(_MEMORY_SHARE * seconds, _MEMORY_S)
+        bench = _Bench(place, Path(folder), count, end - share_s, listen)
         timed = bench.all(planned)
         found = bench.engines(engines, end)
         failures = tuple(bench.failures)
@@ -149,27 +160,6 @@ def probe_machine(
     )
 
 
-def profile_of(machine: Machine) -> Profile:
-    """The installed profile that describes a machine best: its board's, else the most capable one.
-
-    Raises:
-        ProfileError: there is none for its architecture and instruction sets.
-    """
-    fits = [
-        profile
-        for profile in map(load_profile, profile_names())
-        if not profile.taken_from and profile.mismatch(machine) is None
-    ]
-    if not fits:
-        raise ProfileError(
-            f"no installed profile describes this machine ({machine.arch}, {machine.cpu}); "
-            f"installed: {', '.join(profile_names())}; write one first, see docs/profiles.md"
-        )
-    boards = [p for p in fits if any(machine.board.startswith(board) for board in p.boards)]
-    plain = [profile for profile in fits if not profile.boards]
-    return max(boards or plain or fits, key=lambda profile: len(profile.features))
-
-
 def _check_out(out: Path) -> None:
     if out.suffix != ".toml":
         raise OutputError(f"{out} does not end in .toml, as profiles do; choose another --out")
@@ -187,58 +177,25 @@ def _check_out(out: Path) -> None:
         ) from exc
 
 
-def _engines(base: Profile, asked: Sequence[str]) -> tuple[str, ...]:
-    """The backends to probe."""
-    problems = []
-    usable = []
-    for name in asked or base.backends:
-        base.runtime(name)
-        problem = load_backend(name).unavailable()
-        if problem and asked:
-            raise BackendUnavailable(f"backend {name!r}: {problem}")
-        if problem:
-            problems.append(f"{name}: {problem}")
-        else:
-            usable.append(name)
-    if not usable:
-        raise BackendUnavailable(f"no backend can be probed here: {'; '.join(problems)}")
-    return tuple(dict.fromkeys(usable))
-
-
-def _native(base: Profile, backend: str) -> tuple[str, ...]:
-    """Precisions in which a backend computes natively on the device."""
-    engine = load_backend(backend)
-    found = []
-    for precision, name in _TRIED:
-        tried = [name, f"{name}-reduce"] if precision.startswith("w8") else [name]
-        recipes = [Recipe.parse(one) for one in tried]
-        if any(
-            engine.rejects(one) is None
-            and not engine.quantizes(one)  # experiments are written as ONNX
-            and base.rejects(one, backend) is None
-            for one in recipes
-        ):
-            found.append(precision)
-    return tuple(found)
-
-
 class _Bench:
-    """Runs experiments in child processes until the time is over."""
+    """Runs experiments in child processes on a device until the time is over."""
 
-    def __init__(self, folder: Path, threads: int, deadline: float, listen: Listener) -> None:
-        self._folder, self._threads = folder, threads
+    def __init__(
+        self, device: Device, folder: Path, threads: int, deadline: float, listen: Listener
+    ) -> None:
+        self._device, self._folder, self._threads = device, folder, threads
         self._deadline, self._listen = deadline, listen
         self._numbers = itertools.count()
         self.failures: list[str] = []
         self.bandwidth: float | None = None
+        self._is_gone = False
 
-    def engines(self, names: Sequence[str], deadline: float) -> list[Engine]:
+    def engines(self, versions: Mapping[str, str], deadline: float) -> list[Engine]:
         """Memory that each takes, as far as there is time; bandwidth by the first."""
         self._deadline = deadline
-        return [self._engine(name) for name in names]
+        return [self._engine(name, version) for name, version in versions.items()]
 
-    def _engine(self, backend: str) -> Engine:
-        version = load_backend(backend).version()
+    def _engine(self, backend: str, version: str) -> Engine:
         small = self._open(backend, width=16, layers=2)
         loaded = self._open(backend, width=_BIG_WIDTH, layers=_LOADED)
         if not small or not loaded:
@@ -326,20 +283,21 @@ class _Bench:
         if self._left_s() <= 0:
             return None
         try:
-            return run_isolated(
+            return self._device.run_step(
                 f"edgesdk.probe.child:{step}",
                 request,
                 folder=self._folder / str(next(self._numbers)),
                 timeout_s=min(_STEP_TIMEOUT_S, self._left_s() + _GRACE_S),
-                threads=self._threads,
             ).response
         except EdgeSdkError as exc:
             self.failures.append(f"{subject}: {exc}")
             self._listen(Event(stage="probe", subject=subject, state="failed", message=str(exc)))
+            if isinstance(exc, DeviceError):
+                self._is_gone = True
             return None
 
     def _left_s(self) -> float:
-        return self._deadline - time.monotonic()
+        return 0.0 if self._is_gone else self._deadline - time.monotonic()
 
 
 def _chunks(planned: Sequence[Experiment]) -> Iterator[list[Experiment]]:

@@ -58,8 +58,8 @@ def profile_text(found: Findings) -> str:
 
 
 def _head(found: Findings) -> Iterator[str]:
-    source = f"{SOURCE} {__version__} on {found.machine.cpu or 'this machine'}"
-    yield f"# Written by `edgesdk probe`; speeds hold for {found.threads} threads on this machine."
+    source = f"{SOURCE} {__version__} on {found.machine.cpu or 'a machine'}"
+    yield f"# Written by `edgesdk probe`; speeds hold for {found.threads} threads on that machine."
     yield f"schema = {SCHEMA}"
     yield f"extends = {_text(found.base.name)}"
     yield f"name = {_text(found.name)}"
@@ -69,7 +69,7 @@ def _head(found: Findings) -> Iterator[str]:
     yield ""
     figures: list[tuple[str, float, str, str, str]] = []
     if found.machine.memory_bytes:
-        figures.append(("total", found.machine.memory_bytes, "B", "read from this machine", ""))
+        figures.append(("total", found.machine.memory_bytes, "B", "read from the machine", ""))
     if found.bandwidth:
         note = f"weights read by products of one row, {found.threads} threads"
         figures.append(("bandwidth", round(found.bandwidth / 1e9, 3), "GB/s", SOURCE, note))
@@ -89,7 +89,7 @@ def _unit(found: Findings) -> Iterator[str]:
     if found.machine.cpu:
         yield f"title = {_text(found.machine.cpu)}"
     yield f"features = [{', '.join(map(_text, words))}]"
-    read = "read from this machine"
+    read = "read from the machine"
     if found.machine.physical_cores:
         yield f"cores = {_figure(found, found.machine.physical_cores, 'cores', read)}"
     yield f"threads = {_figure(found, found.machine.logical_cores, 'threads', read)}"
