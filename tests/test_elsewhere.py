@@ -29,6 +29,7 @@ from edgesdk.events import nobody
 from edgesdk.evidence import Evidence
 from edgesdk.machine import detect
 from edgesdk.model import read_model
+from edgesdk.profile import load_profile
 from edgesdk.report.document import DeployReport, Row
 from edgesdk.report.html import render_html
 from edgesdk.report.markdown import render_markdown
@@ -219,6 +220,7 @@ def test_int8_departs_on_an_old_processor_and_float_does_not(
         threads=1,
         settings=QUICK,
         device=EmulatedDevice("haswell", ("onnxruntime",), Cache()),
+        profile=load_profile("x86"),
         machine_key="haswell",
         evidence=Evidence.EMULATED,
         listen=nobody,

@@ -15,7 +15,7 @@ from typing import Any
 
 from edgesdk.cache import Cache
 from edgesdk.device.base import Device
-from edgesdk.device.find import LOCAL, find_device, is_emulated
+from edgesdk.device.find import LOCAL, find_device, is_timed
 from edgesdk.errors import DeviceError, EdgeSdkError, InputError, OutputError
 from edgesdk.events import Event, Listener, nobody
 from edgesdk.files import write_text
@@ -109,10 +109,10 @@ def probe_machine(
     if not seconds > 0 or (threads is not None and threads < 1):
         raise InputError(f"{seconds:g} seconds and {threads} threads; legal: above 0, and 1 up")
     _check_out(out)
-    if is_emulated(device):
+    if not is_timed(device):
         raise DeviceError(
-            f"{device} tells no times: what is emulated takes as long as the emulator takes; "
-            "probe the device itself, by ssh://[user@]host"
+            f"{device} tells no times: what is emulated takes as long as the emulator takes; probe "
+            "the device itself, by ssh://[user@]host"
         )
     cache = Cache()
     with closing(find_device(device, (), cache)) as place:

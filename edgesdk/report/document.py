@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from edgesdk.backend import NodeTime
-from edgesdk.device.base import Tells
 from edgesdk.departures import ThereAndHere
+from edgesdk.device.base import Tells
 from edgesdk.evidence import Evidence
 from edgesdk.measure.result import Interval, Latency
 from edgesdk.plan.refined import Refined
