@@ -47,7 +47,7 @@ def note(report: DeployReport) -> str:
     kinds = " and ".join(dict.fromkeys(item.evidence.value for item in found))
     most = max((item.rows for item in found), default=0)
     return (
-        f"The same files on the device ({kinds}) and on this machine, over {most} rows at most; "
+        f"The same files on the device ({kinds}) and on this machine, over up to {most} rows; "
         "differences in % of the range of the output. Verdicts are of the outputs there."
     )
 

@@ -49,9 +49,10 @@ class _View:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         report = self._report
         yield _headline(report)
-        yield _table(report, wide=options.max_width >= WIDE)
+        wide = options.max_width >= WIDE
+        yield _table(report, wide=wide)
         yield from _reasons(report)
-        yield from _elsewhere(report)
+        yield from _elsewhere(report, wide=wide)
         if report.warnings:
             yield Text("\nTo know", style="bold")
             for warning in report.warnings:
@@ -180,7 +181,7 @@ def _reasons(report: DeployReport) -> RenderResult:
             yield _item(item.name, item.reason, "dim")
 
 
-def _elsewhere(report: DeployReport) -> RenderResult:
+def _elsewhere(report: DeployReport, *, wide: bool) -> RenderResult:
     lines, said = elsewhere.lines(report), elsewhere.remarks(report)
     if lines or said:
         yield Text(f"\n{elsewhere.TITLE}", style="bold")
@@ -188,10 +189,11 @@ def _elsewhere(report: DeployReport) -> RenderResult:
         table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
         for title in elsewhere.COLUMNS:
             is_name = title in elsewhere.COLUMNS[:2]
-            table.add_column(title, overflow="fold", justify="left" if is_name else "right")
+            head = title.replace(" ", "\n", 1)
+            table.add_column(head, overflow="fold", justify="left" if is_name else "right")
         for line in lines:
             name, *rest = map(words.plain, line.cells)
-            table.add_row(Text(_broken(name, 30)), *map(Text, rest))
+            table.add_row(Text(_broken(name, 30 if wide else 22)), *map(Text, rest))
         table.caption, table.caption_justify = elsewhere.note(report), "left"
         yield Padding(table, (0, 0, 0, 2))
     for name, text in said:
