@@ -1,4 +1,4 @@
-"""A connection to an agent: a program such as `ssh` whose pipes carry messages.
+"""A connection to an agent: a program such as `ssh` or `adb` whose pipes carry messages.
 
 Whatever happens to the other side, a call ends: with its answer, or with `LinkLost` at its deadline
 at the latest. A dead peer is noticed within seconds, because both sides speak all the time.
@@ -57,7 +57,15 @@ class Part:
 
 
 class LinkLost(DeviceError):
-    """The connection broke, or the other side fell silent: worth another try."""
+    """The connection broke, or the other side fell silent: worth another try.
+
+    Attributes:
+        code: what the connecting program exited with, as far as that is known.
+    """
+
+    def __init__(self, message: str, *, code: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Link:
@@ -278,7 +286,8 @@ class Link:
         self.close()
         said = self.log.read_bytes()[self._said_before :][-_LOUDEST:]
         told = said.decode(errors="replace").strip()
-        return LinkLost(f"device {self._name} {what}" + (f": {told}" if told else ""))
+        text = f"device {self._name} {what}" + (f": {told}" if told else "")
+        return LinkLost(text, code=self._process.returncode)
 
 
 def _wait(fd: int, event: int, seconds: float) -> bool:

@@ -40,6 +40,9 @@ _GRACE_S = 3.0
 """What a device, and fetching what it wrote, may take beyond a limit."""
 
 _OLDEST_PYTHON = (3, 11)
+_NO_SUCH_PROGRAM = (126, 127)
+"""What a shell exits with where a program may not be run, or is not there."""
+
 _BOOTSTRAP = Path(__file__).with_name("bootstrap.py")
 
 
@@ -60,6 +63,7 @@ class RemoteDevice(Device):
         also: Sequence[str] = (),
         python: str = "python3",
         wheelhouse: Path | None = None,
+        wait: Callable[[float], None] | None = None,
     ) -> None:
         """Connect, and look at the machine.
 
@@ -71,6 +75,8 @@ class RemoteDevice(Device):
             also: other distributions that are sent alike.
             python: the interpreter there, 3.11 or newer.
             wheelhouse: a folder of wheels to take engines from; None for the package index.
+            wait: called before each connection with the seconds that it may take; raises `LinkLost`
+                when the machine is not there by then. None where connecting tells that at once.
 
         Raises:
             DeviceError: it cannot be reached or used.
@@ -78,7 +84,7 @@ class RemoteDevice(Device):
         self.name = name
         self._needed = (*distributions_of(backends), *also)
         self._versions: dict[str, str] = {}
-        self._wheelhouse = wheelhouse
+        self._wheelhouse, self._python, self._wait = wheelhouse, python, wait
         self._command = [
             *command,
             shlex.join(
@@ -263,14 +269,27 @@ class RemoteDevice(Device):
 
     def _connected(self) -> Link:
         if self.link is None or self.link.closed:
-            self.link = Link(
-                self._command,
-                self._parts,
-                Path(self._logs.name) / "agent.log",
-                name=self.name,
-                within_s=max(0.1, min(CONNECT_S, self._left_s() + _GRACE_S)),
-            )
+            if self._wait:
+                self._wait(self._connect_s())
+            try:
+                self.link = Link(
+                    self._command,
+                    self._parts,
+                    Path(self._logs.name) / "agent.log",
+                    name=self.name,
+                    within_s=self._connect_s(),
+                )
+            except LinkLost as exc:
+                if exc.code in _NO_SUCH_PROGRAM:
+                    raise DeviceError(
+                        f"{exc}; Python 3.11 or newer is needed there, as {self._python}: install "
+                        "it (Android brings none), or name another with ?python=COMMAND"
+                    ) from exc
+                raise
         return self.link
+
+    def _connect_s(self) -> float:
+        return max(0.1, min(CONNECT_S, self._left_s() + _GRACE_S))
 
     def _parts(self, facts: dict[str, Any]) -> list[Part]:
         """What the agent needs there, by what the machine says of itself."""

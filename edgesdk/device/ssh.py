@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from edgesdk.cache import Cache
+from edgesdk.device.address import device_at, read_options
 from edgesdk.device.remote import RemoteDevice
 from edgesdk.errors import DeviceError
-from edgesdk.usercode import did_you_mean
 
 SCHEME = "ssh://"
 _FORM = "ssh://[user@]host[:port][?python=COMMAND&host-key=accept-new&wheelhouse=FOLDER]"
@@ -35,13 +34,7 @@ def ssh_device(
     command, options = parse_address(url)
     if shutil.which("ssh") is None:
         raise DeviceError(f"{url} needs OpenSSH's client, and there is no ssh here; install it")
-    wheelhouse = Path(options["wheelhouse"]) if "wheelhouse" in options else None
-    if wheelhouse is not None and not wheelhouse.is_dir():
-        raise DeviceError(f"{url}: the wheelhouse {wheelhouse} is no folder here")
-    python = options.get("python", "python3")
-    return RemoteDevice(
-        url, command, backends, cache, also=also, python=python, wheelhouse=wheelhouse
-    )
+    return device_at(url, command, options, backends, cache, also=also)
 
 
 def parse_address(url: str) -> tuple[Sequence[str], dict[str, str]]:
@@ -59,14 +52,7 @@ def parse_address(url: str) -> tuple[Sequence[str], dict[str, str]]:
         raise DeviceError(f"{url!r} is no address; expected {_FORM}")
     if parts.password:
         raise DeviceError(f"{parts.username}@{host}: no password in an address; use a key")
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    legal = ("python", "host-key", "wheelhouse")
-    for name in options:
-        if name not in legal:
-            raise DeviceError(
-                f"{url}: unknown option {name!r}{did_you_mean(name, legal)}; "
-                f"legal: {', '.join(legal)}"
-            )
+    options = read_options(url, parts.query, "host-key")
     host_key = options.get("host-key", _HOST_KEYS[0])
     if host_key not in _HOST_KEYS:
         raise DeviceError(f"{url}: host-key={host_key}; legal: {', '.join(_HOST_KEYS)}")
