@@ -17,7 +17,8 @@ Device = Annotated[
     str | None,
     typer.Option(
         "--device",
-        help="Where it is done: local (default), emulated:CORE or ssh://[user@]host.",
+        help="Where it is done: local (default), simulated, emulated:CORE, ssh://[user@]host or "
+        "adb://SERIAL.",
     ),
 ]
 Samples = Annotated[

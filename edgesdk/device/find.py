@@ -8,12 +8,12 @@ from typing import Any
 
 from edgesdk.backend import backend_names
 from edgesdk.cache import Cache
+from edgesdk.device import adb, ssh
 from edgesdk.device.base import Device, EngineThere
 from edgesdk.device.cores import CORES
 from edgesdk.device.emulated import EmulatedDevice
 from edgesdk.device.local import LocalDevice
 from edgesdk.device.simulated import SIMULATED, SimulatedDevice
-from edgesdk.device.ssh import SCHEME, ssh_device
 from edgesdk.errors import DeviceError
 from edgesdk.evidence import Evidence
 from edgesdk.machine import Machine
@@ -28,7 +28,8 @@ def find_device(
     """The device of that name, made ready.
 
     Args:
-        name: `local`, `simulated`, `emulated:CORE` or `ssh://[user@]host`; see `edgesdk.device.ssh`.
+        name: `local`, `simulated`, `emulated:CORE`, `ssh://[user@]host` (see `edgesdk.device.ssh`) or
+            `adb://SERIAL` (see `edgesdk.device.adb`).
         backends: those whose engines it should have.
         cache: where what it needs is kept.
         also: distributions that a machine elsewhere is to have beside the engines.
@@ -42,8 +43,10 @@ def find_device(
         return SimulatedDevice()
     if is_emulated(name):
         return EmulatedDevice(name.removeprefix(_EMULATED), backends, cache)
-    if name.startswith(SCHEME):
-        return ssh_device(name, backends, cache, also=also)
+    if name.startswith(ssh.SCHEME):
+        return ssh.ssh_device(name, backends, cache, also=also)
+    if name.startswith(adb.SCHEME):
+        return adb.adb_device(name, backends, cache, also=also)
     legal = ", ".join(item.name for item in known_devices())
     raise DeviceError(f"no device {name!r}; legal: {legal}")
 
@@ -97,8 +100,14 @@ def known_devices() -> tuple[KnownDevice, ...]:
         for core in CORES
     )
     over_ssh = KnownDevice(
-        name=f"{SCHEME}[user@]host",
+        name=f"{ssh.SCHEME}[user@]host",
         title="another machine, over SSH",
+        evidence=Evidence.MEASURED,
+        figures="times and memory, measured there",
+    )
+    over_adb = KnownDevice(
+        name=f"{adb.SCHEME}SERIAL",
+        title="a device that `adb devices` tells of",
         evidence=Evidence.MEASURED,
         figures="times and memory, measured there",
     )
@@ -108,7 +117,7 @@ def known_devices() -> tuple[KnownDevice, ...]:
         evidence=Evidence.SIMULATED,
         figures="what compiles, where it runs, outputs; some estimates",
     )
-    return (local, simulated, *emulated, over_ssh)
+    return (local, simulated, *emulated, over_ssh, over_adb)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

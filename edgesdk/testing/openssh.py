@@ -144,7 +144,11 @@ class Proxy:
             if self._refusing.is_set():
                 client.close()
                 continue
-            server = socket.create_connection(("127.0.0.1", self._target))
+            try:
+                server = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:  # it is away
+                client.close()
+                continue
             self._pairs.append((client, server))
             threading.Thread(target=self._both_ways, args=(client, server), daemon=True).start()
 
