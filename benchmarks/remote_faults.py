@@ -1,12 +1,12 @@
-"""What becomes of runs on a machine over SSH while things break.
+"""What becomes of runs on a machine over SSH or adb while things break.
 
-    python -m benchmarks.remote_faults --out benchmarks/results [--count 200] [--seed 1]
+    python -m benchmarks.remote_faults --out benchmarks/results [--over adb] [--count 200] [--seed 1]
 
-OpenSSH's own client and server, on this machine, with a network between them that is cut, falls silent
-or comes back, an agent or a step that is killed, hangs, crashes or swells, a server that is away for a
-while, a device in use, and files that earlier agents left half written. The schedule follows from the
-seed. Every fault must end in the right result or in a typed error, within the time limit and 5 s, and
-leave nothing behind: no process, no half-written file, no folder of a step.
+OpenSSH's own client and server, or adb and adbd, on this machine, with a network between them that is
+cut, falls silent or comes back, an agent or a step that is killed, hangs, crashes or swells, a server
+that is away for a while, a device in use, and files that earlier agents left half written. The
+schedule follows from the seed. Every fault must end in the right result or in a typed error, within the
+time limit and 5 s, and leave nothing behind: no process, no half-written file, no folder of a step.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from edgesdk.cache import Cache
+from edgesdk.device.find import find_device
 from edgesdk.device.remote import RemoteDevice
-from edgesdk.device.ssh import ssh_device
 from edgesdk.errors import EdgeSdkError
 from edgesdk.files import sha256_file
 from edgesdk.machine import detect
+from edgesdk.testing.adb import Board, Client
 from edgesdk.testing.openssh import Proxy, Server, client
 
 COUNT_MARK, GRACE_S = 200, 5.0
@@ -45,18 +46,41 @@ _SETTLE_S = 25.0
 _MEGABYTE = 1 << 20
 
 
+class _Server(Protocol):
+    """What listens on the device.
+
+    Attributes:
+        port: of 127.0.0.1.
+        home: of the user that agents run as.
+    """
+
+    port: int
+    home: Path
+
+
 class _Place:
     """The server, the network before it, and the device behind it, for one fault."""
 
-    def __init__(self, server: Server, path: Path, chance: random.Random, cache: Cache) -> None:
-        self.server, self.chance, self.path = server, chance, path
+    def __init__(
+        self,
+        server: _Server,
+        address: Callable[[int], str],
+        path: Path,
+        chance: random.Random,
+        cache: Cache,
+    ) -> None:
+        self.server, self.chance, self.path, self.cache = server, chance, path, cache
         self.network = Proxy(server.port)
-        self.url = f"ssh://{server.user}@127.0.0.1:{self.network.port}?python={sys.executable}"
-        self.device: RemoteDevice = ssh_device(self.url, ("onnxruntime",), cache)
-        self.cache = cache
+        self.url = f"{address(self.network.port)}?python={sys.executable}"
+        self.device = self.open()
         self.there = server.home / ".cache/edgesdk-device"
         self.found_there = self._half_done()
         self._timers: list[threading.Timer] = []
+
+    def open(self) -> RemoteDevice:
+        found = find_device(self.url, ("onnxruntime",), self.cache)
+        assert isinstance(found, RemoteDevice)
+        return found
 
     def _half_done(self) -> list[str]:
         """What a new agent should have removed of the last one's, and has not."""
@@ -182,12 +206,12 @@ def half_written(place: _Place) -> bool:
     files = place.there / "files"
     (files / f"{sha256_file(file)}.part").write_bytes(b"half of it")
     (place.there / "steps/000001").mkdir(parents=True)
-    place.device = ssh_device(place.url, ("onnxruntime",), place.cache)
+    place.device = place.open()
     return place.digest(file)
 
 
 def in_use(place: _Place) -> bool:
-    ssh_device(place.url, ("onnxruntime",), place.cache).close()
+    place.open().close()
     return False
 
 
@@ -226,6 +250,7 @@ def main() -> int:
     """Inject the faults, write the figures; exits 1 when one ended badly."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the result file")
+    parser.add_argument("--over", choices=sorted(_OVER), default="ssh")
     parser.add_argument("--count", type=int, default=COUNT_MARK)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
@@ -234,11 +259,11 @@ def main() -> int:
     chance.shuffle(schedule)
     cache = Cache()
     found: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as name, _server(Path(name), cache) as server:
+    with tempfile.TemporaryDirectory() as name, _OVER[options.over](Path(name), cache) as reached:
         for number, fault in enumerate(schedule):
             folder = Path(name) / str(number)
             folder.mkdir()
-            place = _Place(server, folder, chance, cache)
+            place = _Place(*reached, folder, chance, cache)
             if found:
                 found[-1]["left_behind"] += place.found_there
             item = _inject(fault, place)
@@ -247,7 +272,8 @@ def main() -> int:
             shutil.rmtree(folder)
     document = _document(found, options)
     options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / f"{document['date']}-remote-faults.json"
+    over = "" if options.over == "ssh" else f"-{options.over}"
+    path = options.out / f"{document['date']}-remote-faults{over}.json"
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(document["summary"]))
     return int(not document["summary"]["kept"])
@@ -269,7 +295,9 @@ def _inject(fault: Fault, place: _Place) -> dict[str, Any]:
     return {
         "fault": fault.__name__,
         "ended": ended,
-        "told": told.replace(place.url, "ssh://…").replace(str(place.server.home), "~"),
+        "told": told.replace(place.url, f"{place.url.partition(':')[0]}://…").replace(
+            str(place.server.home), "~"
+        ),
         "seconds": round(seconds, 2),
         "late": seconds > _LIMIT_S + GRACE_S,
         "left_behind": left,
@@ -309,14 +337,30 @@ def _kill(place: _Place, module: str) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
+_Reached = tuple[_Server, Callable[[int], str]]
+"""A server, and its address by the port of the network before it."""
+
+
 @contextlib.contextmanager
-def _server(folder: Path, cache: Cache) -> Iterator[Server]:
+def _over_ssh(folder: Path, cache: Cache) -> Iterator[_Reached]:
     (folder / "sshd").mkdir()
     server = Server(folder / "sshd", cache)
     with client(folder / "client", server) as programs:
         os.environ["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
-        yield server
+        yield server, lambda port: f"ssh://{server.user}@127.0.0.1:{port}"
     server.close()
+
+
+@contextlib.contextmanager
+def _over_adb(folder: Path, cache: Cache) -> Iterator[_Reached]:
+    board, known = Board(folder / "board", cache), Client(folder / "client", cache)
+    os.environ["PATH"] = f"{known.folder}{os.pathsep}{os.environ['PATH']}"
+    yield board, lambda port: f"adb://{known.connect(port)}"
+    known.close()
+    board.kill()
+
+
+_OVER = {"ssh": _over_ssh, "adb": _over_adb}
 
 
 def _document(found: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
@@ -324,8 +368,8 @@ def _document(found: list[dict[str, Any]], options: argparse.Namespace) -> dict[
     late = [item for item in found if item["late"]]
     left = [item for item in found if item["left_behind"]]
     return {
-        "command": f"python -m benchmarks.remote_faults --out O --count {options.count} "
-        f"--seed {options.seed}",
+        "command": f"python -m benchmarks.remote_faults --out O --over {options.over} "
+        f"--count {options.count} --seed {options.seed}",
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": {**detect().to_json(), "python": platform.python_version()},
         "limit_s": _LIMIT_S,

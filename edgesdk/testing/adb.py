@@ -101,7 +101,7 @@ class Client:
             "ADB_MDNS": 0,
             "ADB_LOCAL_TRANSPORT_MAX_PORT": 5554,
         }
-        words = ["env", *(f"{name}={value}" for name, value in settings.items())]
+        words = ["env", "-i", *(f"{name}={value}" for name, value in settings.items())]
         words += [*_loaded(parts), str(parts / _TOOLS / "adb")]
         self._program = folder / "adb"
         self._program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
