@@ -168,6 +168,12 @@ def test_every_view_has_a_json_form(arguments: list[str]) -> None:
     assert json.loads(plain.stdout)
 
 
+def test_devices_are_listed_by_the_form_of_their_address() -> None:
+    listed = call("devices", "list").stdout
+    assert "ssh://[user@]host" in listed
+    assert "adb://SERIAL" in listed
+
+
 def test_a_plan_lists_candidates_and_what_is_ruled_out(small_cnn: Path, tmp_path: Path) -> None:
     samples = images(tmp_path / "good.npz")
     result = call("plan", small_cnn, "--profile", "x86", "--samples", samples, "--json")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from edgesdk.cli.options import Backends, Json
@@ -23,7 +24,7 @@ def list_devices(as_json: Json = False) -> None:
         found = known_devices()
         table = Table("device", "what it is", "its figures are")
         for item in found:
-            table.add_row(item.name, item.title, item.figures)
+            table.add_row(escape(item.name), item.title, item.figures)
         emit([item.to_json() for item in found], table, as_json=as_json)
 
 

@@ -17,7 +17,7 @@ Device = Annotated[
     str | None,
     typer.Option(
         "--device",
-        help="Where it is done: local (default), simulated, emulated:CORE, ssh://[user@]host or "
+        help="Where it is done: local (default), simulated, emulated:CORE, ssh://user@host or "
         "adb://SERIAL.",
     ),
 ]
