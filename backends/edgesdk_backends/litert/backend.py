@@ -19,7 +19,7 @@ from edgesdk_backends.litert.session import LiteRtSession
 if TYPE_CHECKING:
     from edgesdk.compress.calibration import SampleSet
 
-_FILE = "model.tflite"
+FILE = "model.tflite"
 _PACKAGES = ("ai-edge-litert", "tflite-runtime")
 
 
@@ -28,6 +28,7 @@ class LiteRtBackend(Backend):
 
     name: ClassVar[str] = "litert"
     install: ClassVar[str] = "pip install 'edgesdk[litert]'"
+    distributions: ClassVar[tuple[str, ...]] = ("ai-edge-litert",)
 
     def unavailable(self) -> str | None:
         """Why the interpreter does not import or would not start, if so."""
@@ -82,8 +83,8 @@ class LiteRtBackend(Backend):
         with tempfile.TemporaryDirectory(prefix="edgesdk-litert-") as scratch:
             made = to_tflite(model, Path(scratch))
             interface = find_interface(model, made)
-            shutil.copyfile(made, out / _FILE)
-        return _finished(out, interface)
+            shutil.copyfile(made, out / FILE)
+        return finished(out, interface)
 
     def quantize(
         self, artifact: Path, recipe: Recipe, out: Path, calibration: SampleSet | None
@@ -101,9 +102,9 @@ class LiteRtBackend(Backend):
         if refusal:
             raise RecipeError(f"{recipe}: {refusal}")
         interface = read_interface(artifact)
-        quantize(artifact, out / _FILE, recipe, interface, calibration)
-        _check_ends(out / _FILE, interface)
-        return _finished(out, interface)
+        quantize(artifact, out / FILE, recipe, interface, calibration)
+        _check_ends(out / FILE, interface)
+        return finished(out, interface)
 
     def open(self, artifact: Path, options: OpenOptions) -> Session:
         """Load a TFLite file with the `interface.json` beside it."""
@@ -111,8 +112,9 @@ class LiteRtBackend(Backend):
         return LiteRtSession(artifact, options)
 
 
-def _finished(out: Path, interface: Interface) -> Path:
-    artifact = out / _FILE
+def finished(out: Path, interface: Interface) -> Path:
+    """Write the interface beside the file in that folder, and return the file."""
+    artifact = out / FILE
     write_interface(replace(interface, file_bytes=artifact.stat().st_size), out)
     return artifact
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,29 @@ class Tensor:
         index: how the interpreter calls it.
         shape: with -1 where it says that the length is open.
         dtype: numpy's name.
+        scale, zero_point: what its integers mean; a scale of 0 where they mean themselves.
     """
 
     index: int
     shape: tuple[int, ...]
     dtype: str
+    scale: float = 0.0
+    zero_point: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """An operation of a file, as it stands there.
+
+    Attributes:
+        name: TFLite's word, or that of a custom operation.
+        outputs: names of the tensors that it writes.
+        kinds: numpy's names of the types of what it reads.
+    """
+
+    name: str
+    outputs: tuple[str, ...]
+    kinds: tuple[str, ...]
 
 
 def interpreter_class() -> Any:
@@ -42,6 +61,33 @@ def interpreter_class() -> Any:
     return Interpreter
 
 
+def operations(file: Path) -> tuple[Operation, ...]:
+    """The operations of a file, those included that this interpreter has no kernel for.
+
+    Raises:
+        StepFailed: it is no TFLite file.
+    """
+    try:
+        interpreter: Any = interpreter_class()(model_path=str(file), **_kernels("BUILTIN_REF"))
+        names = {int(one["index"]): str(one["name"]) for one in interpreter.get_tensor_details()}
+        return tuple(
+            Operation(
+                name=str(node["op_name"]),
+                outputs=tuple(names.get(int(index), "") for index in node["outputs"]),
+                kinds=tuple(np.dtype(kind).name for kind in node["operand_types"]),
+            )
+            for node in interpreter._get_ops_details()
+        )
+    except ERRORS as exc:
+        raise StepFailed(f"litert cannot read {file.name}: {exc}") from exc
+
+
+def _kernels(which: str) -> dict[str, Any]:
+    """The interpreter's option for a set of kernels, by its name in `OpResolverType`."""
+    kinds = import_module(interpreter_class().__module__).OpResolverType
+    return {"experimental_op_resolver_type": kinds[which]}
+
+
 class Engine:
     """An opened TFLite file.
 
@@ -49,14 +95,22 @@ class Engine:
         inputs, outputs: by the names of its signature, in its order.
     """
 
-    def __init__(self, file: Path, *, threads: int = 1) -> None:
+    def __init__(self, file: Path, *, threads: int = 1, reference: bool = False) -> None:
         """Load the file; XNNPACK takes the operations that it has.
+
+        Args:
+            file: a TFLite file.
+            threads: inside one run.
+            reference: compute with the kernels that define what an operation is, which are slow.
 
         Raises:
             StepFailed: it is no TFLite file, or has operations that this version does not know.
         """
+        kernels = _kernels("BUILTIN_REF") if reference else {}
         try:
-            self._interpreter: Any = interpreter_class()(model_path=str(file), num_threads=threads)
+            self._interpreter: Any = interpreter_class()(
+                model_path=str(file), num_threads=threads, **kernels
+            )
             runner = self._interpreter.get_signature_runner()
             self.inputs = _tensors(runner.get_input_details())
             self.outputs = _tensors(runner.get_output_details())
@@ -123,6 +177,8 @@ def _tensors(details: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
             index=int(one["index"]),
             shape=tuple(int(dim) for dim in one["shape_signature"]),
             dtype=np.dtype(one["dtype"]).name,
+            scale=float(one["quantization"][0]),
+            zero_point=int(one["quantization"][1]),
         )
         for name, one in details.items()
     }

@@ -1,8 +1,8 @@
 """What stands between the model's inputs and outputs and those of the TFLite file.
 
 A converter may rename tensors, reorder or drop them, move channels last, narrow types and give scalars
-a dimension. `interface.json` beside the file says how to undo that, so that a session takes and gives
-what the model does.
+a dimension; a quantizer may leave integers that stand for fractions. `interface.json` beside the file
+says how to undo that, so that a session takes and gives what the model does.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ class Port:
         axes: order of the axes when moving from the model to the file (inputs) or back (outputs);
             empty where they stay.
         shape: the shape in the file where its rank differs (static ones only); None where not.
+        scale, zero_point: a value of the model is `scale * (integer - zero_point)`; a scale of 0 where
+            the file has the values themselves.
     """
 
     info: TensorInfo
@@ -41,17 +43,22 @@ class Port:
     dtype: str
     axes: tuple[int, ...] = ()
     shape: tuple[int, ...] | None = None
+    scale: float = 0.0
+    zero_point: int = 0
 
     def to_file(self, array: Array) -> Array:
         """A value of the model as the file takes it.
 
         Raises:
-            SamplesError: it holds integers that the narrower type of the file does not.
+            SamplesError: it holds integers that the narrower type of the file does not, or no numbers
+                where the file takes integers.
         """
         if self.shape is not None:
             array = array.reshape(self.shape)
         if self.axes:
             array = array.transpose(self.axes)
+        if self.scale:
+            return self._quantized(array)
         if array.dtype != self.dtype:
             narrow = array.astype(self.dtype)
             if array.dtype.kind in "iu" and not np.array_equal(narrow, array):
@@ -64,11 +71,23 @@ class Port:
 
     def from_file(self, array: Array) -> Array:
         """What the file gives as the model does."""
+        if self.scale:
+            array = (array.astype(np.int32) - self.zero_point) * np.float32(self.scale)
         if self.axes:
             array = np.ascontiguousarray(array.transpose(self.axes))
         if self.shape is not None:
             array = array.reshape([dim for dim in self.info.shape if isinstance(dim, int)])
         return array if array.dtype == self.info.dtype else array.astype(self.info.dtype)
+
+    def _quantized(self, array: Any) -> Array:
+        """As TFLite's own QUANTIZE does it: halves are rounded away from zero, what is beyond is clipped."""
+        steps = array.astype(np.float32) / np.float32(self.scale)
+        if np.isnan(steps).any():
+            raise SamplesError(f"input {self.info.name!r} holds NaN, which {self.dtype} has not")
+        rounded = np.trunc(steps + np.copysign(0.5, steps, dtype=np.float64)) + self.zero_point
+        limits = np.iinfo(self.dtype)
+        integers: Array = np.clip(rounded, limits.min, limits.max).astype(self.dtype)
+        return integers
 
     @property
     def is_plain(self) -> bool:
@@ -137,6 +156,8 @@ def _port_to_json(port: Port) -> dict[str, Any]:
         "file_dtype": port.dtype,
         "axes": list(port.axes),
         "file_shape": None if port.shape is None else list(port.shape),
+        "scale": port.scale,
+        "zero_point": port.zero_point,
     }
 
 
@@ -148,6 +169,8 @@ def _port_from_json(found: Mapping[str, Any]) -> Port:
         dtype=found["file_dtype"],
         axes=tuple(found["axes"]),
         shape=None if shape is None else tuple(shape),
+        scale=float(found.get("scale", 0.0)),
+        zero_point=int(found.get("zero_point", 0)),
     )
 
 

@@ -19,6 +19,7 @@ from edgesdk.errors import EdgeSdkError, StepFailed
 from edgesdk.signature import Dim, TensorInfo
 from edgesdk_backends.litert.engine import Engine, Tensor
 from edgesdk_backends.litert.interface import Interface, Port
+from edgesdk_backends.litert.origins import find_origins
 
 if TYPE_CHECKING:
     import onnx
@@ -59,7 +60,7 @@ def find_interface(model: Path, file: Path) -> Interface:
     engine = Engine(file)
     try:
         given, gives = _fitting(engine, inputs, outputs, trials)
-        origins = _origins(graph, engine)
+        origins = find_origins(graph, engine)
     finally:
         engine.close()
     return Interface(inputs=given, outputs=gives, origins=origins)
@@ -300,31 +301,3 @@ def _info(value: onnx.ValueInfoProto) -> TensorInfo:
     )
     dtype = tensor_dtype_to_np_dtype(tensor.elem_type).name
     return TensorInfo(name=value.name, dtype=dtype, shape=dims)
-
-
-def _origins(graph: onnx.GraphProto, engine: Engine) -> dict[str, tuple[str, ...]]:
-    """The ONNX nodes behind every tensor that an operation of the file writes.
-
-    Where the converter fused nodes, the tensors between them are gone: a tensor stands for the nodes
-    from it back to the next ones that are still there.
-    """
-    maker = {name: node for node in graph.node for name in node.output if name}
-    names = engine.tensor_names()
-    written = {
-        names[int(index)]
-        for node in engine.nodes()
-        for index in node["outputs"]
-        if int(index) in names
-    }
-    origins = {}
-    for name in sorted(written & set(maker)):
-        nodes: dict[str, None] = {}
-        open_names = [name]
-        while open_names:
-            node = maker.get(open_names.pop())
-            if node is None or (node.name or node.op_type) in nodes:
-                continue
-            nodes[node.name or node.op_type] = None
-            open_names += [read for read in node.input if read not in written]
-        origins[name] = tuple(reversed(nodes))
-    return origins

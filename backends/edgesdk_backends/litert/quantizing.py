@@ -6,12 +6,14 @@ activations quantized at run time behind them (`dynamic`), or fixed at every ope
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgesdk.errors import SamplesError, StepFailed
+from edgesdk_backends.litert.engine import operations
 from edgesdk_backends.litert.interface import Interface, Port
 
 if TYPE_CHECKING:
@@ -25,10 +27,10 @@ ROWS = 64
 _EVERYTHING = "*"
 _WEIGHTED = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D_TRANSPOSE", "BATCH_MATMUL")
 _MIN_MAX, _TO_FLOAT = "min_max_uniform_quantize", "float_casting"
-_LEFT_OUT = {"static": ("INPUT", "OUTPUT"), "dynamic": ("DEPTHWISE_CONV_2D",)}
-"""A session takes and gives the model's types, so the ends stay float. XNNPACK has no depthwise kernel
-that finds ranges at run time: with LiteRT's own an image classifier took 5.7 times its float time,
-without it half of it."""
+_ENDS = ("INPUT", "OUTPUT")
+_NO_DYNAMIC_KERNEL = ("DEPTHWISE_CONV_2D",)
+"""XNNPACK has none that finds ranges at run time: with LiteRT's own an image classifier took 5.7 times
+its float time, without it half of it."""
 _SIGNATURE = "serving_default"
 
 
@@ -55,6 +57,8 @@ def quantize(
     recipe: Recipe,
     interface: Interface,
     calibration: SampleSet | None,
+    *,
+    integer_ends: bool = False,
 ) -> None:
     """Write the quantized form of a TFLite file.
 
@@ -64,6 +68,7 @@ def quantize(
         recipe: one that `against` has nothing against.
         interface: between the model, whose rows are given, and the file.
         calibration: real samples, for static recipes.
+        integer_ends: of a static recipe, the file takes and gives integers; else the model's types.
 
     Raises:
         SamplesError: the recipe needs samples and there are none.
@@ -75,7 +80,7 @@ def quantize(
 
     with _quietly():
         try:
-            quantizer = Quantizer(str(float_file), entries(recipe))
+            quantizer = Quantizer(str(float_file), entries(recipe, integer_ends=integer_ends))
             ranges = None
             if quantizer.need_calibration:
                 assert calibration is not None
@@ -85,12 +90,18 @@ def quantize(
             )
         except Exception as exc:  # the library raises anything; this is the border
             raise StepFailed(f"{recipe}: ai-edge-quantizer: {type(exc).__name__}: {exc}") from exc
-    if not 0 < len(made) < 0.98 * float_file.stat().st_size:
-        raise StepFailed(f"{recipe} would change nothing in this model: no operation takes it")
     target.write_bytes(made)
+    if not made or _computes(target) == _computes(float_file):
+        target.unlink()
+        raise StepFailed(f"{recipe} would change nothing in this model: no operation takes it")
 
 
-def entries(recipe: Recipe) -> list[dict[str, Any]]:
+def _computes(file: Path) -> Counter[tuple[str, tuple[str, ...]]]:
+    """How often each operation stands in a file, on which types. Small models get no smaller files."""
+    return Counter((item.name, item.kinds) for item in operations(file))
+
+
+def entries(recipe: Recipe, *, integer_ends: bool = False) -> list[dict[str, Any]]:
     """The recipe in the words of ai-edge-quantizer; later entries count before earlier ones."""
     weights = {
         "num_bits": 16 if recipe.mode == "float" else recipe.weight_bits,
@@ -120,9 +131,14 @@ def entries(recipe: Recipe) -> list[dict[str, Any]]:
         {"regex": ".*", "operation": name, "algorithm_key": algorithm, "op_config": config}
         for name in operations
     ]
+    left_out: tuple[str, ...] = ()
+    if recipe.mode == "dynamic":
+        left_out = _NO_DYNAMIC_KERNEL
+    elif recipe.mode == "static" and not integer_ends:
+        left_out = _ENDS
     return found + [
         {"regex": ".*", "operation": name, "algorithm_key": "no_quantize", "op_config": {}}
-        for name in _LEFT_OUT.get(recipe.mode, ())
+        for name in left_out
     ]
 
 

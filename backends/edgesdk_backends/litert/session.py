@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,14 @@ _PRECISIONS = {"float32": "fp32", "float16": "fp16", "int16": "int16"}
 class LiteRtSession(Session):
     """Runs on LiteRT's kernels for the CPU, which are XNNPACK's where that has them."""
 
-    def __init__(self, artifact: Path, options: OpenOptions) -> None:
-        """Load the file and what is beside it.
+    def __init__(self, artifact: Path, options: OpenOptions, *, reference: bool = False) -> None:
+        """Load the file and what is beside it; `reference` is as for `Engine`.
 
         Raises:
             StepFailed: one of them is missing or damaged, or the engine refuses.
         """
         interface = read_interface(artifact)
-        self._engine = Engine(artifact, threads=options.threads)
+        self._engine = Engine(artifact, threads=options.threads, reference=reference)
         self._origins = interface.origins
         self.inputs = tuple(port.info for port in interface.inputs)
         self.outputs = tuple(port.info for port in interface.outputs)
@@ -35,7 +35,7 @@ class LiteRtSession(Session):
         self._given = tuple(port for port in interface.inputs if port.tensor)
         self._gives = interface.outputs
         self._plain_names = _plain_names(self._given)
-        self._closed = False
+        self.closed = False
 
     def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """One call of the engine; its arrays are copies and handed on."""
@@ -50,7 +50,7 @@ class LiteRtSession(Session):
 
     def placement(self) -> tuple[NodePlacement, ...]:
         """The operations of the file. What a delegate computes between its ends runs in XNNPACK."""
-        if self._closed:
+        if self.closed:
             return ()
         nodes, names = self._engine.nodes(), self._engine.tensor_names()
         delegated = _delegated(nodes)
@@ -65,7 +65,7 @@ class LiteRtSession(Session):
                     op=str(node["op_name"]),
                     unit="cpu",
                     provider=_XNNPACK if number in delegated else _BUILT_IN,
-                    precision=_precision(node),
+                    precision=precision_of([np.dtype(kind).name for kind in node["operand_types"]]),
                     origin=tuple(
                         dict.fromkeys(o for name in outputs for o in self._origins.get(name, ()))
                     ),
@@ -75,7 +75,7 @@ class LiteRtSession(Session):
 
     def close(self) -> None:
         """Free the interpreter with its weights and threads."""
-        self._closed = True
+        self.closed = True
         self._engine.close()
 
 
@@ -112,9 +112,12 @@ def _delegated(nodes: list[dict[str, Any]]) -> set[int]:
     return taken
 
 
-def _precision(node: Mapping[str, Any]) -> str:
-    """By its first two operands, data and weights: float data with int8 weights computes in int8."""
-    kinds = [np.dtype(kind).name for kind in node["operand_types"]][:2]
-    if any(kind in ("int8", "uint8") for kind in kinds):
+def precision_of(kinds: Sequence[str]) -> str:
+    """What an operation computes in, by the types of its operands: data, weights and others.
+
+    Float data with int8 weights computes in int8, 16-bit data in 16 bits whatever the weights are.
+    """
+    first = kinds[:2]
+    if first and first[0] != "int16" and any(kind in ("int8", "uint8") for kind in first):
         return "int8"
-    return _PRECISIONS.get(kinds[0], kinds[0]) if kinds else ""
+    return _PRECISIONS.get(first[0], first[0]) if first else ""
