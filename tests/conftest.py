@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+from edgesdk.errors import BackendUnavailable, StepFailed
+from edgesdk.files import read_json, write_json
+from edgesdk.toolbox import environment
 
 FETCHED = Path(__file__).resolve().parent.parent / ".models"
 OPSET = 17
@@ -48,6 +54,51 @@ def vad_model() -> Path:
     Recurrent, with `If` and `LSTM` nodes whose weights live inside the branches.
     """
     return _fetched("silero_vad.onnx")
+
+
+@pytest.fixture(scope="session")
+def one_conversion_each(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let one process of the converter answer all tests, and the same file only once.
+
+    Conversions in child processes of a test stay as they are.
+    """
+    from edgesdk_backends.litert import converting, program
+
+    try:  # the first use on a machine makes it, which takes the network
+        python = environment(converting.CONVERTER)
+    except BackendUnavailable as exc:
+        pytest.fail(f"these tests convert with onnx2tf, whose environment is not there: {exc}")
+    server = Path(__file__).with_name("resident_converter.py")
+    known: dict[str, dict[str, Any]] = {}
+    with (
+        subprocess.Popen(
+            [str(python), "-P", "-s", str(server), program.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+
+        def answered(
+            _tools: Any, _program: Path, request: dict[str, Any], *_: Any, **__: Any
+        ) -> Any:
+            key = hashlib.sha256(Path(request["model"]).read_bytes()).hexdigest()
+            if key not in known:
+                folder = tmp_path_factory.mktemp("converted")
+                write_json(folder / "request.json", {**request, "out": str(folder)})
+                assert process.stdin is not None
+                assert process.stdout is not None
+                process.stdin.write(f"{folder / 'request.json'}\n")
+                process.stdin.flush()
+                assert process.stdout.readline(), "the converter crashed"
+                known[key] = read_json(folder / "response.json")
+            if "error" in known[key]:
+                raise StepFailed(f"onnx2tf: {known[key]['error']}")
+            return known[key]
+
+        patch.setattr(converting, "run_tool", answered)
+        yield
 
 
 @pytest.fixture(scope="session")

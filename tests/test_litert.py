@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,12 @@ import edgesdk
 from edgesdk.backend import Backend, OpenOptions, Session, load_backend
 from edgesdk.cache import Cache
 from edgesdk.deployment import BUNDLE, deploy
-from edgesdk.errors import BackendUnavailable, RecipeError, SamplesError, StepFailed
+from edgesdk.errors import RecipeError, SamplesError, StepFailed
 from edgesdk.recipe import Recipe
 from edgesdk.signature import TensorInfo
 from edgesdk.testing import BackendConformance
 from edgesdk.testing.graphs import Feed
 from edgesdk.testing.quick import QUICK
-from edgesdk.toolbox import environment
-from edgesdk_backends.litert import converting
 from edgesdk_backends.litert.engine import Engine
 from edgesdk_backends.litert.interface import FILE, Port, read_interface
 from edgesdk_backends.litert.matching import find_interface
@@ -33,36 +30,7 @@ from edgesdk_backends.litert.matching import find_interface
 FLOAT = Recipe.parse("fp32")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def converter() -> Path:
-    """The converter's environment: the first use on a machine makes it, which takes the network."""
-    try:
-        return environment(converting.CONVERTER)
-    except BackendUnavailable as exc:
-        pytest.fail(f"these tests convert with onnx2tf, whose environment is not there: {exc}")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def each_graph_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let a graph that was converted in this module not be converted again: it takes seconds."""
-    convert = converting.to_tflite
-    known: dict[str, Path | StepFailed] = {}
-
-    def remembered(model: Path, folder: Path) -> Path:
-        key = hashlib.sha256(onnx.load(model).SerializeToString(deterministic=True)).hexdigest()
-        if key not in known:
-            try:
-                known[key] = convert(model, tmp_path_factory.mktemp("converted"))
-            except StepFailed as exc:
-                known[key] = exc
-        made = known[key]
-        if isinstance(made, StepFailed):
-            raise StepFailed(str(made))
-        return Path(shutil.copyfile(made, folder / "model.tflite"))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(converting, "to_tflite", remembered)
-        yield
+pytestmark = pytest.mark.usefixtures("one_conversion_each")
 
 
 class TestLiteRt(BackendConformance):
