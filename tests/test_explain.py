@@ -48,7 +48,13 @@ class AnyRecipe:
 
 
 def engine(name: str) -> Engine:
-    versions = {"openvino": "2026.4.1", "tensorrt": "10.3", "litert": "2.1", "qnn": "2.7"}
+    versions = {
+        "openvino": "2026.4.1",
+        "tensorrt": "10.3",
+        "litert": "2.1",
+        "qnn": "2.7",
+        "ethos-u": "5.2.0",
+    }
     return Engine(name=name, facts=AnyRecipe(), version=versions.get(name, "1.31.1"))
 
 

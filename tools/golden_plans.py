@@ -32,6 +32,7 @@ from edgesdk.profile_values import Profile
 from edgesdk.recipe import Recipe
 from edgesdk.signature import TensorInfo
 from edgesdk_backends.litert import LiteRtBackend
+from edgesdk_backends.litert.ethosu import EthosUBackend
 from edgesdk_backends.onnxruntime import OnnxRuntimeBackend
 from edgesdk_backends.openvino import OpenVinoBackend
 
@@ -52,6 +53,7 @@ _ENGINES: dict[str, tuple[EngineFacts, str]] = {
     "onnxruntime": (OnnxRuntimeBackend(), "1.31.1"),
     "openvino": (OpenVinoBackend(), "2026.4.1"),
     "litert": (LiteRtBackend(), "2.3.0"),
+    "ethos-u": (EthosUBackend(), "5.2.0"),
     "qnn": (_Unheard(), "2.7"),
     "tensorrt": (_Unheard(), "10.3"),
 }
