@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edgesdk.backend import load_backend
 from edgesdk.bench import Bench, Built, Prepared, Trial
-from edgesdk.decide import Outcome, decide
+from edgesdk.decide import Outcome, decide, fallback_problem
 from edgesdk.gains import node_gains
 from edgesdk.measure.result import Measurement
 from edgesdk.plan.candidate import Choice
@@ -81,6 +81,8 @@ def find_bases(
             continue  # nodes are spared in ONNX, and this engine's integers are not there
         if _fails_in_float(trials, built.choice, accept_undecided):
             continue  # what it computes wrongly is no matter of precision
+        if fallback_problem(trial.outcome, bench.budget):
+            continue  # nor is where it runs
         measured = trial.outcome.measurement or measure(trial)
         if measured is None or measured.speedup.high < lead * HOPELESSLY_SLOW:
             continue

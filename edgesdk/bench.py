@@ -61,6 +61,11 @@ class Bench:
         """Whether artifacts of a backend are computed in place of a unit that is not here."""
         return self.device.simulates and load_backend(backend).simulation is not None
 
+    def wanted_unit(self, backend: str) -> str:
+        """The unit that the profile wants a backend to use; `cpu` for one that it does not have."""
+        units = {runtime.name: runtime.units[0] for runtime in self.profile.runtimes}
+        return units.get(backend, "cpu")
+
     def identity(self, choice: Choice, converted: Finished) -> dict[str, Any]:
         """What the result of such a step depends on."""
         return {
@@ -77,6 +82,7 @@ class Built:
     Attributes:
         converted: the step that made the artifact; its `files` folder holds nothing else.
         checks: the steps that compared it, each with other evaluation rows; empty for the original.
+        graph: the ONNX graph that the artifact was made from.
         outputs: folder of .npz files: the reference outputs for the original, else golden outputs.
         program: what the compiler of the device's unit stated (the response of the step `compile`,
             which then is `converted`); None where nothing is compiled.
@@ -86,6 +92,7 @@ class Built:
     choice: Choice
     converted: Finished
     checks: tuple[Finished, ...] = ()
+    graph: Path | None = None
     outputs: Path | None = None
     program: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()

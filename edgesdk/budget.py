@@ -8,6 +8,8 @@
 A floor with a sign is a change against the float original: `top1=-1%` lets it fall by one percent
 of the original's value, `top1=-0.01` by one point of a hundred; `cer=+0.5%` lets an error rate
 rise. A floor without a sign is the value itself: `cosine=0.99`, `top1=88%`, `sqnr=30dB`.
+
+The most that may run elsewhere than on the wanted unit is a share: `5%` or `0.05`.
 """
 
 from __future__ import annotations
@@ -95,11 +97,24 @@ class Floor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """Limits, floors, and what to prefer among candidates that keep them all."""
+    """Limits, floors, and what to prefer among candidates that keep them all.
+
+    Attributes:
+        max_fallback: the largest share of a run, 0 to 1, that may be elsewhere than on the unit that
+            the profile wants for the runtime; None where that does not matter.
+    """
 
     limits: tuple[Limit, ...] = ()
     floors: tuple[Floor, ...] = ()
     objective: Objective = "latency"
+    max_fallback: float | None = None
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The limits as text, `max-fallback=5%` among them."""
+        share = self.max_fallback
+        gate = () if share is None else (f"max-fallback={100 * share:g}%",)
+        return (*(limit.text for limit in self.limits), *gate)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -110,7 +125,8 @@ class Budget:
     def from_mapping(cls, data: Mapping[str, Any], own: Sequence[str] = ()) -> Self:
         """From the `[budget]` and `[floors]` tables of an `edgesdk.toml`.
 
-        `budget` holds limits and `objective`; floors are strings, or numbers for plain values.
+        `budget` holds limits, `objective` and `max_fallback`; floors are strings, or numbers for
+        plain values.
         `own` names the user's own metrics, by which floors may call them.
 
         Raises:
@@ -124,7 +140,9 @@ class Budget:
                 raise BudgetError(f"{table} is {data[table]!r}; expected a table")
         limits = dict(data.get("budget", {}))
         objective = parse_objective(str(limits.pop("objective", "latency")))
+        gate = limits.pop("max_fallback", None)
         return cls(
+            max_fallback=None if gate is None else parse_max_fallback(_plain_value(gate)),
             limits=_distinct([_limit(_text(name, value)) for name, value in _flat(limits)]),
             floors=_distinct(
                 [_floor(_text(name, value), own) for name, value in _flat(data.get("floors", {}))]
@@ -139,6 +157,7 @@ class Budget:
             "floors": [floor.text for floor in self.floors],
             "own": [floor.quantity for floor in self.floors if floor.metric],
             "objective": self.objective,
+            "max_fallback": self.max_fallback,
         }
 
     @classmethod
@@ -148,6 +167,7 @@ class Budget:
             limits=_distinct([_limit(text) for text in data["limits"]]),
             floors=_distinct([_floor(text, data["own"]) for text in data["floors"]]),
             objective=parse_objective(data["objective"]),
+            max_fallback=data.get("max_fallback"),
         )
 
 
@@ -185,6 +205,23 @@ def parse_objective(text: str) -> Objective:
             return found
     legal = get_args(Objective)
     raise BudgetError(f"objective {text!r}{did_you_mean(text, legal)} Legal: {', '.join(legal)}")
+
+
+def parse_max_fallback(text: str) -> float:
+    """A share from 0 to 1 of `5%` or `0.05`.
+
+    Raises:
+        BudgetError: anything else; names what was seen and what is legal.
+    """
+    match = _NUMBER.fullmatch(text.strip())
+    if not match or match["unit"] not in ("", "%"):
+        raise BudgetError(f"max fallback {text!r} does not parse; write e.g. 5% or 0.05")
+    share = float(match["number"]) / (100.0 if match["unit"] else 1.0)
+    if not 0.0 <= share <= 1.0:
+        meant = not match["unit"] and 1.0 < share <= 100.0
+        hint = f"; did you mean {match['number']}%?" if meant else ""
+        raise BudgetError(f"max fallback {text!r}: legal are 0% to 100%, or 0 to 1{hint}")
+    return share
 
 
 def _limit(part: str) -> Limit:
@@ -272,6 +309,11 @@ def _text(name: str, value: object) -> str:
         raise BudgetError(f"{name} = {value!r}; expected a string such as '20ms' or '-1%'")
     # A negative number in TOML has its sign already; a positive one is a plain value.
     return f"{name}={value}"
+
+
+def _plain_value(value: object) -> str:
+    """A value of TOML as the command line takes it."""
+    return _text("max_fallback", value).partition("=")[2]
 
 
 def _flat(table: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from edgesdk.budget import Budget, Limit
 from edgesdk.departures import ThereAndHere
+from edgesdk.gate import gate_problem, too_much
 from edgesdk.measure.result import Measurement
+from edgesdk.placement import UnitShares
 from edgesdk.plan.candidate import Candidate
 from edgesdk.quality import Quality, Verdict
 
@@ -49,6 +52,8 @@ class Outcome:
         out_of_time: what the time budget did not allow, or None.
         quality, measurement: None where the candidate did not get that far.
         elsewhere: its outputs there and here, where the device has another processor.
+        shares: which unit does how much of a run; None where the runtime does not tell, or nobody
+            looked: before the decision that is done only for a budget with `max_fallback`.
     """
 
     name: str
@@ -58,6 +63,7 @@ class Outcome:
     quality: Quality | None = None
     measurement: Measurement | None = None
     elsewhere: ThereAndHere | None = None
+    shares: UnitShares | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +82,8 @@ class Miss:
     Attributes:
         candidate: the one that came closest to meeting this limit among those of good quality.
         limit: the limit as the user wrote it.
-        value: what it reached, in the limit's unit.
-        factor: value / limit, above 1.
+        value: what it reached, in the limit's unit; of a share, 0 to 1.
+        factor: value / limit, above 1; infinite where the limit is 0.
     """
 
     candidate: str
@@ -115,7 +121,8 @@ def decide(
     Among the rest the objective orders: latency by speedup, size by bytes, memory by peak, quality by
     the smallest loss. Speeds that cannot be told apart count as equal, and the better quality wins.
     The float original wins when nothing beats it with confidence. A candidate that is not better than
-    the original may still win when the original itself misses a limit, or cannot ship at all.
+    the original may still win when the original itself misses a limit, runs too much elsewhere, or
+    cannot ship at all.
 
     Where nothing was timed or counted, the time that the device's compiler states stands for speed;
     where it states none, the size of the program does.
@@ -245,6 +252,14 @@ def rivals(
     return (winner.name, *(outcome.name for outcome in near[:_MOST_RIVALS]))
 
 
+def fallback_problem(outcome: Outcome, budget: Budget) -> str | None:
+    """Why an outcome does not keep `max_fallback`, or None where it does or none is asked for."""
+    if budget.max_fallback is None:
+        return None
+    backend = outcome.candidate.single.backend
+    return gate_problem(outcome.shares, budget.max_fallback, backend)
+
+
 def limit_value(limit: Limit, measurement: Measurement) -> float:
     """The measured figure that a limit is about, in the limit's base unit."""
     if limit.quantity == "size":
@@ -271,12 +286,14 @@ def _distance(outcome: Outcome) -> tuple[float, float]:
     return round(max(quality_loss(outcome), 0.0), 4), round(apart, 4)
 
 
-def _over(outcome: Outcome, budget: Budget) -> list[tuple[Limit, float]]:
-    """The limits that a measured outcome misses, with the values it reached."""
-    if outcome.measurement is None:
-        return []
-    values = [(limit, limit_value(limit, outcome.measurement)) for limit in budget.limits]
-    return [(limit, value) for limit, value in values if value > limit.maximum]
+def _over(outcome: Outcome, budget: Budget) -> list[str]:
+    """What of the budget an outcome misses, with the values it reached; limits once it is measured."""
+    problem = fallback_problem(outcome, budget)
+    missed = [problem] if problem else []
+    if outcome.measurement is not None:
+        values = [(limit, limit_value(limit, outcome.measurement)) for limit in budget.limits]
+        missed += [limit.describe(value) for limit, value in values if value > limit.maximum]
+    return missed
 
 
 def _against(
@@ -297,14 +314,15 @@ def _against(
         return because(Status.FAILED, outcome.quality.reason)
     if outcome.quality.verdict == Verdict.UNDECIDED and not accept_undecided:
         return because(Status.UNDECIDED, outcome.quality.reason)
+    over = _over(outcome, budget)
+    if outcome.measurement is None and over:
+        return because(Status.OVER_BUDGET, "; ".join(over))
     if outcome.measurement is None:
         return because(Status.ERROR, "it was not measured")
     if not outcome.measurement.stable and _asks_for_times(budget):
         return because(Status.NOISY, "; ".join(outcome.measurement.warnings) or "unstable times")
-    over = _over(outcome, budget)
     if over:
-        parts = (f"{limit.describe(value)}" for limit, value in over)
-        return because(Status.OVER_BUDGET, "; ".join(parts))
+        return because(Status.OVER_BUDGET, "; ".join(over))
     not_better = _not_better(outcome, baseline, budget) if gate else None
     return because(Status.NOT_BETTER, not_better) if not_better else None
 
@@ -386,7 +404,7 @@ def _compared(
     outcome: Outcome,
     winner: Outcome | None,
     baseline: Outcome,
-    baseline_over: list[tuple[Limit, float]],
+    baseline_over: list[str],
     budget: Budget,
 ) -> Judged:
     """The status of an outcome that was not ruled out by itself."""
@@ -396,8 +414,10 @@ def _compared(
     if outcome.name == baseline.name:
         if outcome.error:
             return Judged(name=outcome.name, status=Status.ERROR, reason=outcome.error)
+        if outcome.out_of_time:
+            return Judged(name=outcome.name, status=Status.NO_TIME, reason=outcome.out_of_time)
         if baseline_over:
-            reason = "; ".join(limit.describe(value) for limit, value in baseline_over)
+            reason = "; ".join(baseline_over)
             return Judged(name=outcome.name, status=Status.OVER_BUDGET, reason=reason)
     reason = "met everything"
     if winner is not None:
@@ -489,7 +509,23 @@ def _nearest_misses(
                         factor=value / limit.maximum,
                     )
                 )
-    return tuple(misses)
+    return (*misses, *_nearest_gate_miss(outcomes, budget))
+
+
+def _nearest_gate_miss(outcomes: Sequence[Outcome], budget: Budget) -> tuple[Miss, ...]:
+    """Who came closest to `max_fallback`, where nobody of good quality keeps it."""
+    most = budget.max_fallback
+    placed = [
+        (outcome.shares.fallback, outcome.name, outcome.shares)
+        for outcome in outcomes
+        if outcome.shares and (outcome.quality is None or outcome.quality.verdict != Verdict.FAIL)
+    ]
+    if most is None or not placed or any(fallback <= most for fallback, _, _ in placed):
+        return ()
+    fallback, name, shares = min(placed, key=lambda item: item[:2])
+    factor = fallback / most if most else math.inf
+    limit = too_much(shares, most)
+    return (Miss(candidate=name, limit=limit, value=fallback, factor=factor),)
 
 
 def _no_winner(misses: Sequence[Miss], judged: dict[str, Judged]) -> str:

@@ -39,6 +39,7 @@ from edgesdk.files import check_free_place, new_folder, sha256_json, write_json,
 from edgesdk.machine import Machine, detect
 from edgesdk.measure.settings import Settings
 from edgesdk.model import Model
+from edgesdk.placing import look_inside, shares_inside
 from edgesdk.plan.candidate import ORIGINAL, Plan
 from edgesdk.plan.damage import SensitivityTable
 from edgesdk.plan.refined import Refined
@@ -53,9 +54,9 @@ from edgesdk.request import Request, device_of, metrics_of, plan_of, read_usable
 from edgesdk.samples import Samples
 from edgesdk.settle import secure, settle
 from edgesdk.trial import (
-    look_inside,
     measure_original,
     open_original,
+    place,
     prepare_model,
     try_candidate,
 )
@@ -63,7 +64,6 @@ from edgesdk.workshop import Limits, Workshop, memory_limit
 
 REPORT_JSON, REPORT_HTML, BUNDLE = "report.json", "report.html", "bundle"
 """What an output folder holds."""
-PROFILED_RUNS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -362,10 +362,17 @@ def _try_all(
     # Where time is short, first what nothing can be decided without.
     bounded = bench.workshop.clock.budget_s is not None
     before = measure_original(bench, original) if bounded else None
+    first = Trial(
+        outcome=Outcome(
+            name=ORIGINAL, candidate=plan.baseline, measurement=before, error=original.unfit
+        ),
+        built=original.built,
+    )
+    baseline = place(bench, first).outcome
     total = len(plan.candidates)
     for candidate in plan.candidates:
         backend = candidate.single.backend
-        so_far = Outcome(name=ORIGINAL, candidate=plan.baseline, measurement=before)
+        so_far = replace(baseline, measurement=before)
         hopeless = max(bench.settings.hopeless, known(so_far, [trial.outcome for trial in trials]))
         trial, beside = try_candidate(bench, candidate, original, start[backend], hopeless=hopeless)
         before = before or beside
@@ -383,12 +390,7 @@ def _try_all(
             )
             bench.listen(Event(stage="prepare", message=notes[-1]))
             start[backend] = prepare_model(bench, plan, fold=False)
-    outcome = Outcome(
-        name=ORIGINAL,
-        candidate=plan.baseline,
-        measurement=before or measure_original(bench, original),
-        error=original.unfit,
-    )
+    outcome = replace(baseline, measurement=before or measure_original(bench, original))
     if bench.device.name == LOCAL:  # the search converts parts of the model where it runs
         notes += blame_conversions(bench, trials, start)
     refined: tuple[Refined, ...] = ()
@@ -446,13 +448,15 @@ def _finish(
 ) -> Deployment:
     """Write the output folder, whole or not at all: the report, and the bundle of the winner."""
     built = {trial.outcome.name: trial.built for trial in trials} | {ORIGINAL: original.built}
-    chosen = next((item for item in outcomes if item.name == decision.chosen), None)
-    inside = {}
+    inside, placed = {}, {}
     for name in (ORIGINAL, decision.chosen):
         artifact = built.get(name) if name else None
-        seen = look_inside(bench, artifact, runs=PROFILED_RUNS) if artifact else None
-        if name and seen:
+        seen = look_inside(bench, artifact) if artifact else None
+        if name and artifact and seen:
             inside[name] = seen.response
+            placed[name] = shares_inside(bench, artifact, seen)
+    outcomes = [replace(item, shares=placed.get(item.name, item.shares)) for item in outcomes]
+    chosen = next((item for item in outcomes if item.name == decision.chosen), None)
     report = build_report(
         model=bench.model,
         profile=profile,

@@ -11,7 +11,7 @@ class Event:
     """Something began, ended or deserves a word.
 
     Attributes:
-        stage: `plan`, `prepare`, `compress`, `convert`, `check`, `measure`, `compare`, `decide`,
+        stage: `plan`, `prepare`, `compress`, `convert`, `check`, `place`, `measure`, `compare`, `decide`,
             `bundle`, `probe`.
         subject: the candidate it is about, or empty.
         message: what there is to say, in a sentence or a figure.

@@ -8,9 +8,10 @@ from edgesdk.backend import NodePlacement, NodeTime
 from edgesdk.bench import Bench, Built, Prepared, Trial
 from edgesdk.errors import EdgeSdkError
 from edgesdk.model import read_model
+from edgesdk.placing import look_inside
 from edgesdk.plan.candidate import Choice
 from edgesdk.plan.gain import HEAVY, TracedTimes, gains_ms, trace_times, with_neighbours
-from edgesdk.trial import compress_choice, convert_choice, look_inside
+from edgesdk.trial import compress_choice, convert_choice
 
 _PROFILED_RUNS = 32
 

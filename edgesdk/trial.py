@@ -19,11 +19,12 @@ from edgesdk.bench import (
 from edgesdk.checking import check, check_rest, is_partial
 from edgesdk.clock import OUT_OF_TIME, Work
 from edgesdk.compress.calibration import RANGE_ROWS
-from edgesdk.decide import Outcome
+from edgesdk.decide import Outcome, fallback_problem
 from edgesdk.errors import BudgetError, EdgeSdkError, ModelError, SamplesError, StepFailed
 from edgesdk.events import Event
 from edgesdk.measure.result import Interval, Measurement
-from edgesdk.measuring import TIMED_ROWS, measure_pair
+from edgesdk.measuring import measure_pair
+from edgesdk.placing import see_inside, shares_inside
 from edgesdk.plan.candidate import ORIGINAL, Candidate, Choice, Plan
 from edgesdk.quality import Quality, Verdict
 from edgesdk.recipe import Recipe
@@ -66,7 +67,14 @@ def open_original(bench: Bench, plan: Plan) -> Original:
     )
     outputs = reference.folder / "outputs"
     stated = program.response if program else None
-    built = Built(choice=choice, converted=converted, outputs=outputs, program=stated, notes=notes)
+    built = Built(
+        choice=choice,
+        converted=converted,
+        graph=bench.model.path,
+        outputs=outputs,
+        program=stated,
+        notes=notes,
+    )
     return Original(built=built, reference=reference, unfit=unfit)
 
 
@@ -83,7 +91,7 @@ def _compiled_original(
             raise
         return None, f"only compared with: it does not compile: {exc}"
     placed = [item["unit"] for item in program.response["placement"]] if program else []
-    unit = bench.profile.runtime(choice.backend).units[0]
+    unit = bench.wanted_unit(choice.backend)
     if placed and unit not in placed:
         return program, f"only compared with: nothing of it runs on the {unit}"
     return program, None
@@ -153,6 +161,8 @@ def try_candidate(
 ) -> tuple[Trial, Measurement | None]:
     """Take one candidate as far as it gets; with it the original's measurement of the same minutes.
 
+    What runs too much elsewhere than on the wanted unit is not measured.
+
     Args:
         bench: what the trials share.
         candidate: what to try.
@@ -165,9 +175,17 @@ def try_candidate(
     quality = trial.outcome.quality
     if trial.built is None or quality is None or quality.verdict == Verdict.FAIL:
         return trial, None
+    trial = place(bench, trial, ran=ran)
+    built = trial.built
+    if built is None or trial.outcome.error or trial.outcome.out_of_time:
+        return trial, None
+    problem = fallback_problem(trial.outcome, bench.budget)
+    if problem:
+        bench.listen(_ended(name, problem, failed=True))
+        return trial, None
     bench.listen(Event(stage="measure", subject=name, state="begin"))
     try:
-        before, after, cached = measure_pair(bench, original.built, trial.built, hopeless=hopeless)
+        before, after, cached = measure_pair(bench, original.built, built, hopeless=hopeless)
     except EdgeSdkError as exc:
         return _stopped(bench, trial, "measure", exc, ran=ran), None
     message = f"{_told(bench, quality)}, {after.speedup} x, {_size(after)}"
@@ -204,7 +222,7 @@ def check_candidate(
         stage, ran = "check", ran or (program is not None and not program.cached)
         bench.listen(Event(stage=stage, subject=name, state="begin"))
         notes = (*start.notes, *compressed.response["notes"])
-        built = Built(choice=choice, converted=converted, notes=notes)
+        built = Built(choice=choice, converted=converted, graph=compressed.path, notes=notes)
         if program is not None:
             told = (*notes, *program.response["notes"])
             built = replace(built, converted=program, program=program.response, notes=told)
@@ -219,6 +237,18 @@ def check_candidate(
         bench.listen(_ended(name, f"{quality.verdict}: {quality.reason}", failed=True))
     outcome = replace(trial.outcome, quality=quality)
     return Trial(outcome=outcome, built=checked.built), ran or not checked.cached
+
+
+def place(bench: Bench, trial: Trial, *, ran: bool = True) -> Trial:
+    """The trial with its shares of units, where the budget limits what may run elsewhere."""
+    if bench.budget.max_fallback is None or trial.built is None:
+        return trial
+    bench.listen(Event(stage="place", subject=trial.outcome.name, state="begin"))
+    try:
+        shares = shares_inside(bench, trial.built, see_inside(bench, trial.built))
+    except EdgeSdkError as exc:
+        return _stopped(bench, trial, "place", exc, ran=ran)
+    return replace(trial, outcome=replace(trial.outcome, shares=shares))
 
 
 def _stopped(bench: Bench, trial: Trial, stage: str, exc: EdgeSdkError, *, ran: bool) -> Trial:
@@ -349,38 +379,6 @@ def measure_original(bench: Bench, original: Original) -> Measurement:
     """The original against itself, for when no candidate was measured beside it."""
     _, measured, _ = measure_pair(bench, original.built, original.built)
     return replace(measured, speedup=replace(measured.speedup, value=1.0, low=1.0, high=1.0))
-
-
-def look_inside(bench: Bench, built: Built, *, runs: int) -> Finished | None:
-    """Placement and per-operation times of an artifact; None when the engine cannot tell."""
-    rows = bench.samples.evaluation.subset(TIMED_ROWS)
-    try:
-        done = bench.workshop.step(
-            "look_inside",
-            {
-                **bench.opening(built.choice, built.converted),
-                "rows": rows,
-                "runs": runs,
-            },
-            {
-                **bench.identity(built.choice, built.converted),
-                "rows": bench.samples.fingerprint,
-                "runs": runs,
-                "machine": bench.machine_key,
-            },
-            device=bench.device,
-        )
-        if bench.device.tells != "times":  # its clock means nothing
-            done = replace(done, response={**done.response, "node_times": []})
-        if built.program and built.program["placement"]:  # what the compiler for the unit says
-            told = {**done.response, "placement": built.program["placement"]}
-            done = replace(done, response=told)
-    except StepFailed as exc:
-        name = built.choice.name
-        message = f"no per-operation view: {exc}"
-        bench.listen(Event(stage="profile", subject=name, state="failed", message=message))
-        return None
-    return done
 
 
 def _way(choice: Choice) -> tuple[Work, ...]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgesdk.budget import Budget, parse_budget, parse_floor, parse_objective
+from edgesdk.budget import Budget, parse_budget, parse_floor, parse_max_fallback, parse_objective
 from edgesdk.errors import BudgetError
 
 UNITS = {
@@ -108,6 +108,42 @@ def test_what_is_wrong_in_a_floor_is_named(text: str, message: str) -> None:
         parse_floor(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [("5%", 0.05), ("0.05", 0.05), (" 2.5 % ", 0.025), ("0", 0.0), ("100%", 1.0), ("1", 1.0)],
+)
+def test_a_max_fallback_is_a_percentage_or_a_fraction(text: str, share: float) -> None:
+    assert math.isclose(parse_max_fallback(text), share)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("5", r"'5': legal are 0% to 100%, or 0 to 1; did you mean 5%\?"),
+        ("101%", "'101%': legal are 0% to 100%, or 0 to 1$"),
+        ("-5%", "legal are 0% to 100%"),
+        ("5ms", "'5ms' does not parse; write e.g. 5% or 0.05"),
+        ("some", "does not parse"),
+        ("", "does not parse"),
+        ("nan", "does not parse"),
+        ("1e999", "legal are"),
+    ],
+)
+def test_what_is_wrong_in_a_max_fallback_is_named(text: str, message: str) -> None:
+    with pytest.raises(BudgetError, match=message):
+        parse_max_fallback(text)
+
+
+def test_a_max_fallback_in_toml_may_be_text_or_a_number() -> None:
+    for value in ('"5%"', "0.05"):
+        budget = Budget.from_mapping(tomllib.loads(f"[budget]\nmax_fallback = {value}"))
+        assert budget.max_fallback == 0.05
+        assert budget.asked == ("max-fallback=5%",)
+        assert Budget.from_json(json.loads(json.dumps(budget.to_json()))) == budget
+    with pytest.raises(BudgetError, match="max_fallback = True; expected a string"):
+        Budget.from_mapping({"budget": {"max_fallback": True}})
+
+
 def test_toml_tables_say_the_same_as_the_command_line() -> None:
     text = """
     [budget]
@@ -140,6 +176,6 @@ def test_wrong_toml_is_named() -> None:
 
 @given(st.text(max_size=30))
 def test_no_text_raises_anything_but_a_budget_error(text: str) -> None:
-    for parse in (parse_budget, parse_floor):
+    for parse in (parse_budget, parse_floor, parse_max_fallback):
         with suppress(BudgetError):
             parse(text)

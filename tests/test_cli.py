@@ -115,6 +115,7 @@ def test_bad_samples_are_refused(word: str, small_cnn: Path, tmp_path: Path) -> 
         (["--profile", "x68"], ["ProfileError", "x68", "x86"]),
         (["--profile", "x86", "--budget", "latency=20parsec"], ["BudgetError", "parsec", "ms"]),
         (["--profile", "x86", "--budget", "latncy=20ms"], ["BudgetError", "latncy", "latency"]),
+        (["--profile", "x86", "--max-fallback", "5"], ["BudgetError", "'5'", "5%"]),
         (["--profile", "x86", "--time-budget", "10parsec"], ["BudgetError", "parsec", "90s"]),
         (["--profile", "x86", "--floor", "cosin=0.9"], ["BudgetError", "cosin", "cosine"]),
         (["--profile", "x86", "--recipe", "int8!"], ["RecipeError", "int8!"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from edgesdk.decide import Outcome, Status, contenders, decide, finalists, rival
 from edgesdk.evidence import Evidence
 from edgesdk.measure.result import Interval, Latency, Measurement
 from edgesdk.pipeline import SINGLE
+from edgesdk.placement import Basis, NodeShare, UnitShares
 from edgesdk.plan.candidate import ORIGINAL, Candidate, Choice
 from edgesdk.quality import Closeness, Quality, Score, Verdict
 from edgesdk.recipe import Recipe
@@ -265,6 +267,65 @@ def test_what_there_was_no_time_for_is_shown_with_its_reason_and_never_chosen() 
     assert decision.judged[1].status == Status.NO_TIME
     assert "no time for 1 of 1" in decision.headline
     assert decision.judged[1].reason == "measure not finished: the time is over"
+
+
+def placed(name: str, fallback: float, why: str = "no kernel", speed: float = 2.0) -> Outcome:
+    """A candidate of which a share of the time is not on the NPU."""
+    softmax = NodeShare(node="softmax", op="Softmax", unit="cpu", share=fallback, why=why)
+    shares = UnitShares(
+        wanted="npu",
+        by=Basis.TIME,
+        evidence=Evidence.MEASURED,
+        units={"npu": 1.0 - fallback, "cpu": fallback},
+        elsewhere=(softmax,) if fallback else (),
+    )
+    return replace(outcome(name, measured(5.0, speed)), shares=shares)
+
+
+def test_the_gate_holds_at_its_very_share() -> None:
+    candidates = [placed("at", 0.05), placed("above", 0.05001, speed=9.0)]
+    decision = decide(BASELINE, candidates, Budget(max_fallback=0.05))
+    original, at, above = decision.judged
+    assert at.status == Status.CHOSEN
+    assert above.status == Status.OVER_BUDGET
+    assert above.reason == (
+        "5.001 % of the time not on npu, limit 5 %: Softmax 'softmax' 5 % on cpu (no kernel)"
+    )
+    assert original.status == Status.OVER_BUDGET
+    assert "cannot be proved: onnxruntime does not tell" in original.reason
+
+
+def test_the_nearest_to_the_gate_is_named_where_nobody_keeps_it() -> None:
+    candidates = [placed("far", 0.5), placed("near", 0.34)]
+    decision = decide(BASELINE, candidates, Budget(max_fallback=0.05))
+    assert decision.chosen is None
+    assert decision.headline == (
+        "no candidate meets the budget: 34 % of the time not on npu, limit 5 % (closest: near)"
+    )
+    (miss,) = decision.misses
+    assert miss.factor == pytest.approx(6.8)
+    strict = decide(BASELINE, candidates, Budget(max_fallback=0.0))
+    assert math.isinf(strict.misses[0].factor)
+
+
+@given(
+    st.lists(st.none() | st.floats(0.0, 1.0), max_size=5),
+    st.none() | st.floats(0.0, 1.0),
+)
+def test_nothing_that_misses_the_gate_or_cannot_be_proved_wins(
+    fallbacks: list[float | None], most: float | None
+) -> None:
+    candidates = [
+        outcome(f"c{i}", measured(5.0, 2.0)) if fallback is None else placed(f"c{i}", fallback)
+        for i, fallback in enumerate(fallbacks)
+    ]
+    decision = decide(BASELINE, candidates, Budget(max_fallback=most))
+    chosen = next((one for one in candidates if one.name == decision.chosen), None)
+    kept = [f for f in fallbacks if most is None or (f is not None and f <= most)]
+    assert (chosen is None) == (not kept)
+    if chosen is not None and most is not None:
+        assert chosen.shares is not None
+        assert chosen.shares.fallback <= most
 
 
 SPEEDS = st.floats(min_value=0.1, max_value=20.0)

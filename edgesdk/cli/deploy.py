@@ -16,6 +16,7 @@ from edgesdk.cli.options import (
     Floors,
     Json,
     Lengths,
+    MaxFallback,
     Metrics,
     Objective,
     Recipes,
@@ -43,6 +44,7 @@ def deploy(
     budget: BudgetText = None,
     floors: Floors = None,
     objective: Objective = None,
+    max_fallback: MaxFallback = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Output folder: new or empty.")
     ] = None,
@@ -108,6 +110,7 @@ def deploy(
             budget=budget,
             floors=floors,
             objective=objective,
+            max_fallback=max_fallback,
             backends=backends,
             recipes=recipes,
             threads=threads,

@@ -63,4 +63,11 @@ Lengths = Annotated[
         help="Without samples: length of an open axis, as tokens=128 or x.3=320. Repeatable.",
     ),
 ]
+MaxFallback = Annotated[
+    str | None,
+    typer.Option(
+        "--max-fallback",
+        help="Most of a run that may be elsewhere than on the profile's unit: 5% or 0.05.",
+    ),
+]
 ModelFile = Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)]

@@ -6,7 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgesdk.budget import Budget, parse_budget, parse_floor, parse_objective
+from edgesdk.budget import (
+    Budget,
+    parse_budget,
+    parse_floor,
+    parse_max_fallback,
+    parse_objective,
+)
 from edgesdk.clock import parse_duration
 from edgesdk.config import FILE_NAME, ProjectConfig, read_config
 from edgesdk.errors import InputError
@@ -28,6 +34,7 @@ def settle_request(
     lengths: list[str] | None,
     time_budget: str | None = None,
     device: str | None = None,
+    max_fallback: str | None = None,
 ) -> dict[str, Any]:
     """Arguments for `edgesdk.deployment.deploy` or `edgesdk.deployment.preview`.
 
@@ -53,7 +60,12 @@ def settle_request(
         "calibration": calibration or config.calibration,
         "metrics": tuple(metrics or config.metrics),
         "budget": _settle_budget(
-            config.budget, budget, floors, objective, own_names(metrics or config.metrics)
+            config.budget,
+            budget,
+            floors,
+            objective,
+            max_fallback,
+            own_names(metrics or config.metrics),
         ),
         "backends": tuple(backends or config.backends),
         "recipes": tuple(recipes or config.recipes),
@@ -79,6 +91,7 @@ def _settle_budget(
     limits: str | None,
     floors: list[str] | None,
     objective: str | None,
+    max_fallback: str | None,
     own: tuple[str, ...],
 ) -> Budget:
     if limits is not None:
@@ -87,4 +100,6 @@ def _settle_budget(
         base = replace(base, floors=parse_floor(",".join(floors), own))
     if objective is not None:
         base = replace(base, objective=parse_objective(objective))
+    if max_fallback is not None:
+        base = replace(base, max_fallback=parse_max_fallback(max_fallback))
     return base
