@@ -19,6 +19,7 @@ from edgesdk.files import sha256_json
 from edgesdk.measure.result import Measurement
 from edgesdk.model import Model
 from edgesdk.pipeline import SINGLE
+from edgesdk.placement import UnitShares
 from edgesdk.profile_values import Profile
 from edgesdk.quality import Quality
 from edgesdk.samples import Samples
@@ -82,7 +83,7 @@ def bundle_contents(
         components=(component,),
         quality=_quality(outcome.quality, samples, computed),
         golden=_golden(samples, reference, built.outputs or reference),
-        measured=_figures(outcome.measurement),
+        measured=(*_figures(outcome.measurement), *_shares(outcome.shares)),
         environment={**environment, **_engine_there(built.choice.backend, outcome.measurement)},
         samples_fingerprint=samples.fingerprint,
     )
@@ -162,6 +163,22 @@ def _figures(measurement: Measurement | None) -> tuple[Figure, ...]:
         evidence=Evidence.MEASURED,
     )
     return (*figures, ratio, size)
+
+
+def _shares(shares: UnitShares | None) -> tuple[Figure, ...]:
+    """What share of a run each unit has, by what the name says."""
+    if shares is None:
+        return ()
+    return tuple(
+        Figure(
+            name=f"{shares.by.value}_share",
+            of=unit,
+            value=share,
+            unit="ratio",
+            evidence=shares.evidence,
+        )
+        for unit, share in shares.units.items()
+    )
 
 
 def _quality(quality: Quality | None, samples: Samples, computed: Evidence) -> QualityEntry:

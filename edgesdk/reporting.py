@@ -15,6 +15,7 @@ from edgesdk.decide import Decision, Judged, Outcome, quality_loss
 from edgesdk.evidence import Evidence
 from edgesdk.measure.result import Interval
 from edgesdk.model import Model
+from edgesdk.placement import with_place
 from edgesdk.plan.candidate import ORIGINAL, Plan
 from edgesdk.plan.refined import Refined
 from edgesdk.profile_values import Profile
@@ -52,14 +53,14 @@ def build_report(
     measured = [item.measurement for item in outcomes if item.measurement]
     return DeployReport(
         title=f"{model.path.stem} for {profile.name}",
-        headline=decision.headline,
+        headline=_headline(decision, outcomes, profile),
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         edgesdk=__version__,
         model=_model_facts(model, samples),
         profile=profile.name,
         profile_title=profile.title,
         environment=measured[0].environment if measured else {},
-        budget=tuple(limit.text for limit in budget.limits),
+        budget=budget.asked,
         floors=tuple(floor.text for floor in budget.floors),
         objective=budget.objective,
         baseline=ORIGINAL,
@@ -73,6 +74,15 @@ def build_report(
         bundle=bundle,
         refined=tuple(refined),
     )
+
+
+def _headline(decision: Decision, outcomes: Sequence[Outcome], profile: Profile) -> str:
+    """The decision in a sentence, with where the winner runs."""
+    winner = next((item for item in outcomes if item.name == decision.chosen), None)
+    if winner is None:
+        return decision.headline
+    wanted = profile.runtime(winner.candidate.single.backend).units[0]
+    return with_place(decision.headline, winner.shares, wanted)
 
 
 def _model_facts(model: Model, samples: Samples) -> dict[str, str]:
@@ -125,6 +135,7 @@ def _row(
         metrics=_metrics(quality),
         placement=dict(Counter(item["provider"] or item["unit"] for item in seen["placement"])),
         node_times=tuple(NodeTime(**item) for item in seen["node_times"]),
+        shares=outcome.shares,
         evidence=measurement.evidence if measurement else Evidence.UNKNOWN,
         warnings=measurement.warnings if measurement else (),
         why=outcome.candidate.why,

@@ -65,6 +65,11 @@ def test_a_deploy_ends_in_a_bundle_that_runs(
     with edgesdk.load(out / BUNDLE) as session:
         assert session.self_test().ok
         assert session.run({"image": image})["logits"].shape == (1, 10)
+        placed = session.manifest.figure("time_share", of="cpu")
+    assert placed is not None
+    assert (placed.value, placed.evidence) == (1.0, "measured")
+    assert report["headline"] == done.decision.headline
+    assert "Not on cpu" not in (out / REPORT_HTML).read_text()
 
 
 def test_a_second_deploy_takes_every_result_from_the_cache(

@@ -12,6 +12,7 @@ from edgesdk.departures import ThereAndHere
 from edgesdk.device.base import Tells
 from edgesdk.evidence import Evidence
 from edgesdk.measure.result import Interval, Latency
+from edgesdk.placement import UnitShares
 from edgesdk.plan.refined import Refined
 
 FORMAT = 1
@@ -59,6 +60,7 @@ class Row:
         loss: how much worse than the original, for plots: of the worst metric, else 1 - cosine.
         placement: number of executed nodes by unit or provider; empty when the engine cannot tell.
         node_times: of the chosen and of the baseline, where the engine gives them.
+        shares: which unit does how much of a run, of the same; of more where that was a condition.
         evidence: how the times were obtained.
         warnings: what a reader should know about the figures.
         why: why it was worth trying, in a sentence.
@@ -88,6 +90,7 @@ class Row:
     metrics: tuple[MetricChange, ...] = ()
     placement: Mapping[str, int] = field(default_factory=dict)
     node_times: tuple[NodeTime, ...] = ()
+    shares: UnitShares | None = None
     evidence: Evidence = Evidence.UNKNOWN
     warnings: tuple[str, ...] = ()
     why: str = ""
@@ -190,6 +193,14 @@ class DeployReport:
         return self.row(self.chosen)
 
     @property
+    def scattered_row(self) -> Row | None:
+        """The winner, or where there is none what runs the least elsewhere, if some of it does."""
+        placed = [row for row in self.rows if row.shares and row.shares.elsewhere]
+        if self.chosen is not None:
+            return next((row for row in placed if row.name == self.chosen), None)
+        return min(placed, key=lambda row: row.shares.fallback if row.shares else 1.0, default=None)
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """The notes, and what was remarked about the figures of the two rows that matter."""
         found = list(self.notes)
@@ -226,7 +237,8 @@ def _finite(value: Any) -> Any:
 
 
 def _row(data: Mapping[str, Any]) -> Row:
-    latency, speedup, elsewhere = data["latency"], data["speedup"], data.get("elsewhere")
+    latency, speedup = data["latency"], data["speedup"]
+    elsewhere, shares = data.get("elsewhere"), data.get("shares")
     return Row(
         **{
             **data,
@@ -239,6 +251,7 @@ def _row(data: Mapping[str, Any]) -> Row:
                 for item in data["metrics"]
             ),
             "node_times": tuple(NodeTime(**item) for item in data["node_times"]),
+            "shares": UnitShares.from_json(shares) if shares else None,
             "evidence": Evidence(data["evidence"]),
             "warnings": tuple(data["warnings"]),
             "kept": tuple(data["kept"]),

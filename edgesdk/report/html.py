@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from edgesdk.evidence import Evidence
 from edgesdk.report import elsewhere, words
 from edgesdk.report.document import DeployReport, Row
+from edgesdk.report.fallback import fallback_on_page
 from edgesdk.report.markup import Markup, el
 from edgesdk.report.page import page, section
 from edgesdk.report.plots import distributions, operations, tradeoff
@@ -42,6 +43,7 @@ def _sections(report: DeployReport, numbers: Mapping[str, int]) -> list[Markup |
             "Warm runs: the line spans 5 to 95 %, the box the middle half, the tick is the median.",
         ),
         _operations(report),
+        section(*fallback_on_page(report)),
         _elsewhere(report),
         _rejected(report),
         _facts(report),

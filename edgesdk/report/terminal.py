@@ -13,6 +13,7 @@ from rich.text import Text
 
 from edgesdk.report import elsewhere, words
 from edgesdk.report.document import DeployReport, Row
+from edgesdk.report.fallback import fallback_in_terminal
 
 WIDE = 110
 """Columns from which memory, load time and intervals have room."""
@@ -51,6 +52,7 @@ class _View:
         yield _headline(report)
         wide = options.max_width >= WIDE
         yield _table(report, wide=wide)
+        yield from fallback_in_terminal(report)
         yield from _reasons(report)
         yield from _elsewhere(report, wide=wide)
         if report.warnings:
