@@ -69,6 +69,7 @@ def bundle_contents(
         inputs=tuple((info, TensorSource(component=None, tensor=info.name)) for info in inputs),
         outputs=outputs,
         kept=built.choice.kept,
+        unit=profile.runtime(built.choice.backend).units[0],
     )
     ports_in, ports_out = single_model(
         component,

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edgesdk.backend import NodePlacement, NodeTime
 from edgesdk.budget import parse_floor
 from edgesdk.bundle.read import read_manifest
 from edgesdk.bundle.verify import unpack, verify
@@ -17,11 +18,16 @@ from edgesdk.comparison import Record
 from edgesdk.device.base import Device
 from edgesdk.device.find import LOCAL, find_device
 from edgesdk.errors import InputError
+from edgesdk.gate import gate_problem
+from edgesdk.measuring import TIMED_ROWS
 from edgesdk.metrics import load_metric, own_names
 from edgesdk.model import read_model
 from edgesdk.onnxfile.open import open_onnx
+from edgesdk.placement import unit_shares
+from edgesdk.placing import PROFILED_RUNS
 from edgesdk.quality import Verdict, judge
-from edgesdk.samples import read_samples
+from edgesdk.samples import Samples, assumed_lengths, read_samples, synthesise
+from edgesdk.signature import TensorInfo
 from edgesdk.usercode import absolute_reference
 
 _STEP_TIMEOUT_S = 1800.0
@@ -70,22 +76,26 @@ def validate_bundle(
     samples: str | None = None,
     metrics: Sequence[str] = (),
     floors: Sequence[str] = (),
+    max_fallback: float | None = None,
     threads: int | None = None,
     device: str = LOCAL,
 ) -> Validation:
-    """Every hash, then the golden samples, then quality against the original where it is given.
+    """Every hash, the golden samples, then what was asked for: where it runs, quality on samples.
 
     Args:
         bundle: a folder or a zip.
         model, samples: the float original and real inputs, both or neither.
         metrics, floors: as for a deploy; they need `model` and `samples`.
+        max_fallback: largest share of a run, 0 to 1, that may be elsewhere than on the unit that the
+            bundle is meant for; seen on the samples, else on made-up inputs.
         threads: None for what the bundle was measured with.
         device: where it is to do its job; see `edgesdk.device.find`.
 
     Raises:
         BundleError: it is damaged; the first thing wrong is named.
         DeviceError: the device cannot be reached or used.
-        InputError: only one of `model` and `samples`, or the model is not the bundle's original.
+        InputError: only one of `model` and `samples`, the model is not the bundle's original, or
+            the bundle does not say on which unit it is meant to run.
         BackendUnavailable: its engine is not here.
     """
     if (model is None) != (samples is None):
@@ -105,6 +115,12 @@ def validate_bundle(
         engines = [component.engine.name for component in read_manifest(folder).components]
         with closing(find_device(device, engines, Cache())) as place:
             checks.append(_golden(folder, threads, place, Path(scratch) / "golden"))
+            if max_fallback is not None:
+                checks.append(
+                    _placement(
+                        folder, samples, max_fallback, threads, place, Path(scratch) / "placement"
+                    )
+                )
             if model is not None and samples is not None:
                 checks += _quality(
                     folder,
@@ -126,6 +142,47 @@ def _golden(folder: Path, threads: int | None, device: Device, scratch: Path) ->
         "edgesdk.steps:self_test", request, folder=scratch, timeout_s=_STEP_TIMEOUT_S
     ).response
     return Check(name="golden samples", passed=found["ok"], detail=found["detail"])
+
+
+def _placement(
+    folder: Path,
+    samples: str | None,
+    most: float,
+    threads: int | None,
+    device: Device,
+    scratch: Path,
+) -> Check:
+    """Which unit does how much of a run, as the runtime on the device tells."""
+    component = read_manifest(folder).components[0]
+    if not component.unit:
+        raise InputError(
+            "--max-fallback: the bundle does not say on which unit it is meant to run; "
+            "make it again with: edgesdk deploy"
+        )
+    inputs = tuple(info for info, _ in component.inputs)
+    found = device.run_step(
+        "edgesdk.steps:look_inside",
+        {
+            "backend": component.engine.name,
+            "artifact": (folder / component.main).resolve(),
+            "files": folder.resolve(),
+            "execution": component.execution,
+            "threads": threads or component.threads or device.machine().logical_cores,
+            "rows": _any_rows(inputs, samples).evaluation.subset(TIMED_ROWS),
+            "runs": 1 if device.counts_instructions else PROFILED_RUNS,
+        },
+        folder=scratch,
+        timeout_s=_STEP_TIMEOUT_S,
+    ).response
+    times = () if device.counts_instructions else found["node_times"]
+    shares = unit_shares(
+        [NodePlacement(**item) for item in found["placement"]],
+        [NodeTime(**item) for item in times],
+        wanted=component.unit,
+        evidence=device.evidence,
+    )
+    problem = gate_problem(shares, most, component.engine.name)
+    return Check(name="placement", passed=problem is None, detail=problem or str(shares))
 
 
 def _quality(
@@ -188,6 +245,13 @@ def _quality(
             detail=f"{quality.verdict}: {quality.reason}",
         )
     ]
+
+
+def _any_rows(inputs: tuple[TensorInfo, ...], samples: str | None) -> Samples:
+    store = Cache().root / "samples"
+    if samples is not None:
+        return read_samples(samples, inputs, store=store)
+    return synthesise(inputs, count=TIMED_ROWS, seed=0, store=store, dims=assumed_lengths(inputs))
 
 
 def _files(model: Path) -> list[Path]:

@@ -27,6 +27,7 @@ from edgesdk.plan.candidate import ORIGINAL
 from edgesdk.report.document import DeployReport
 from edgesdk.report.terminal import render_terminal
 from edgesdk.testing.quick import QUICK
+from edgesdk.validation import validate_bundle
 
 ENGINE = '''
 from dataclasses import replace
@@ -229,6 +230,12 @@ def test_the_gate_takes_the_runtimes_own_times_where_it_has_them(
     figure = read_manifest(tmp_path / "out" / BUNDLE).figure("time_share", of="npu")
     assert figure is not None
     assert figure.value == pytest.approx(1 - elsewhere / total)
+
+    bundle = tmp_path / "out" / BUNDLE
+    assert validate_bundle(bundle, max_fallback=1.0).passed
+    *_, check = validate_bundle(bundle, max_fallback=0.0).checks
+    assert not check.passed
+    assert "of the time not on npu, limit 0 %" in check.detail
 
     report = refused(small_cnn, place, tmp_path / "strict", "timed", 0.0)
     assert all("of the time not on npu, limit 0 %" in row.reason for row in report.rows)

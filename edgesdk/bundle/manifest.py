@@ -78,6 +78,7 @@ class ComponentEntry:
         original_sha256: digest of the ONNX file it was made from.
         recipe: canonical name of the compression settings, and the settings that it decodes to.
         settings: those settings by field name.
+        unit: the unit that the profile wants it to run on; empty where a bundle does not say.
         kept: names of nodes of the cleaned graph that stayed float (under a 4-bit recipe, in 8 bits).
         engine: what runs it.
         main: the artifact file that the engine opens.
@@ -100,6 +101,7 @@ class ComponentEntry:
     inputs: tuple[tuple[TensorInfo, TensorSource], ...]
     outputs: tuple[TensorInfo, ...]
     kept: tuple[str, ...] = ()
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +110,8 @@ class Figure:
 
     Attributes:
         name: `latency_p50`, `speedup`, `cosine`, …; `docs/bundle.md` lists the names in use.
-        of: what it is a figure of, where that is not the whole bundle: an output or a component.
+        of: what it is a figure of, where that is not the whole bundle: an output, a component or a
+            unit.
         low, high: None where there is no interval or the side is unbounded.
     """
 
@@ -236,6 +239,7 @@ def _component(component: ComponentEntry) -> dict[str, Any]:
         "artifact": {"main": component.main, "files": list(component.files)},
         "execution": component.execution,
         "threads": component.threads,
+        **({"unit": component.unit} if component.unit else {}),
         "inputs": [{**_tensor(info), "from": _source(source)} for info, source in component.inputs],
         "outputs": [_tensor(info) for info in component.outputs],
     }

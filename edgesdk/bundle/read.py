@@ -181,7 +181,7 @@ def _port(field: Field, *, output: bool) -> Port:
 
 def _component(field: Field) -> ComponentEntry:
     backend, artifact, recipe = field["backend"], field["artifact"], field["recipe"]
-    kept = recipe.get("kept")
+    kept, unit = recipe.get("kept"), field.get("unit")
     return ComponentEntry(
         name=field["name"].match(_NAME, "letters, digits, _ and -"),
         original_sha256=field["original_sha256"].sha256(),
@@ -199,6 +199,7 @@ def _component(field: Field) -> ComponentEntry:
         inputs=tuple((_tensor(item), _source(item["from"])) for item in field["inputs"].items()),
         outputs=tuple(_tensor(item) for item in field["outputs"].items()),
         kept=tuple(item.text() for item in kept.items()) if kept else (),
+        unit=unit.text() if unit else "",
     )
 
 

@@ -50,6 +50,7 @@ class BundledComponent:
         folder: holds the artifact's files and nothing else.
         inputs: what it takes, each with its source in the pipeline.
         kept: names of nodes that the recipe spared.
+        unit: the unit that the profile wants it to run on.
     """
 
     name: str
@@ -62,6 +63,7 @@ class BundledComponent:
     inputs: tuple[tuple[TensorInfo, TensorSource], ...]
     outputs: tuple[TensorInfo, ...]
     kept: tuple[str, ...] = ()
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +179,7 @@ def _copy_artifact(
         inputs=component.inputs,
         outputs=component.outputs,
         kept=component.kept,
+        unit=component.unit,
     )
     return entry, copied
 

@@ -9,7 +9,7 @@ import typer
 from rich.console import Group
 from rich.table import Table
 
-from edgesdk.cli.options import Device, Floors, Json, Metrics, Samples, Threads
+from edgesdk.cli.options import Device, Floors, Json, MaxFallback, Metrics, Samples, Threads
 from edgesdk.cli.output import emit, reported_errors
 
 
@@ -22,14 +22,16 @@ def validate(
     samples: Samples = None,
     metrics: Metrics = None,
     floors: Floors = None,
+    max_fallback: MaxFallback = None,
     threads: Threads = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Check a bundle: every hash, then its golden samples, then (with --model and --samples) quality.
 
-    Exits 1 when an output or a floor is not kept, 2 when the bundle is damaged.
+    Exits 1 when an output, a floor or --max-fallback is not kept, 2 when the bundle is damaged.
     """
+    from edgesdk.budget import parse_max_fallback
     from edgesdk.validation import validate_bundle
 
     with reported_errors(as_json=as_json):
@@ -39,6 +41,7 @@ def validate(
             samples=samples,
             metrics=tuple(metrics or ()),
             floors=tuple(floors or ()),
+            max_fallback=None if max_fallback is None else parse_max_fallback(max_fallback),
             threads=threads,
             device=device or "local",
         )
