@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from statistics import median
 from typing import Any, Self
 
 from edgesdk.backend import NodePlacement, NodeTime
@@ -174,8 +173,11 @@ def needs_work(placement: Sequence[NodePlacement], times: Sequence[NodeTime]) ->
     return several and _by_time(placement, times) is None
 
 
-def middle_times(looks: Sequence[Sequence[NodeTime]]) -> tuple[NodeTime, ...]:
-    """The middle time of each node over several looks: what disturbs one look counts for little.
+def least_times(looks: Sequence[Sequence[NodeTime]]) -> tuple[NodeTime, ...]:
+    """The least time of each node over several looks: what else runs can only make one longer.
+
+    With six processes waiting for every core, the share of one unit in a keyword spotter was 3 to 94 %
+    in single looks, 12 to 50 % by the middle of three, and 48 to 49 % by the least of three.
 
     Args:
         looks: times of the same nodes, at least one look; a node may be missing in some.
@@ -187,7 +189,7 @@ def middle_times(looks: Sequence[Sequence[NodeTime]]) -> tuple[NodeTime, ...]:
             node = replace(time, ms=0.0)
             seen.setdefault((node, counts[node]), []).append(time.ms)
             counts[node] += 1
-    return tuple(replace(node, ms=median(found)) for (node, _), found in seen.items())
+    return tuple(replace(node, ms=min(found)) for (node, _), found in seen.items())
 
 
 def only_moves(op: str) -> bool:

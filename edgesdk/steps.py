@@ -226,13 +226,13 @@ def compare_places(request: Request) -> Response:
 def look_inside(request: Request) -> Response:
     """`backend`, `artifact`, `rows`, `runs` -> placement and mean time of every executed node.
 
-    Where several units share the work, each time is the middle of several looks.
+    Where several units share the work, each time is the least of several looks.
     """
-    from edgesdk.placement import middle_times
+    from edgesdk.placement import least_times
 
     placement, times = _look(request)
     if times and len({item.unit for item in placement}) > 1:
-        times = middle_times([times, *(_look(request)[1] for _ in range(_MORE_LOOKS))])
+        times = least_times([times, *(_look(request)[1] for _ in range(_MORE_LOOKS))])
     return {
         "placement": [_fields(item) for item in placement],
         "node_times": [_fields(item) for item in times],
