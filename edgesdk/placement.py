@@ -97,9 +97,10 @@ class UnitShares:
         return min(1.0, math.fsum(s for unit, s in self.units.items() if unit != self.wanted))
 
     def __str__(self) -> str:
-        """`npu 66 %, cpu 34 % of the time`."""
-        said = ", ".join(f"{unit} {percent(share)}" for unit, share in self.units.items())
-        return f"{said} {OF[self.by]}"
+        """`npu 66 %, cpu 34 % of the time`; other units only where they have a share."""
+        told = {self.wanted: 0.0} | {unit: share for unit, share in self.units.items() if share}
+        named = sorted(told.items(), key=lambda pair: -pair[1])
+        return f"{', '.join(f'{unit} {percent(share)}' for unit, share in named)} {OF[self.by]}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON document."""

@@ -133,7 +133,7 @@ def test_times_that_leave_out_a_unit_are_not_believed() -> None:
     ]
     found = shares(placement, [NodeTime(node="conv", op="Conv", ms=1.0, unit="npu")])
     assert found.by == Basis.NODES
-    assert str(found) == "cpu 50 %, npu 50 % of the nodes that compute"
+    assert str(found) == "npu 50 %, cpu 50 % of the nodes that compute"
     (one,) = found.elsewhere
     assert (one.node, one.share, one.why) == ("softmax", 0.5, "no kernel for axis 1")
 
@@ -194,6 +194,15 @@ def test_a_headline_of_a_cpu_that_was_wanted_stays_as_it_is() -> None:
     here = shares([NodePlacement(node="a", op="Conv", unit="cpu")], wanted="cpu")
     assert with_place("2 x the speed", here, "cpu") == "2 x the speed"
     assert with_place("2 x the speed", None, "cpu") == "2 x the speed"
+
+
+def test_a_unit_without_a_share_is_told_only_where_it_was_wanted() -> None:
+    conv = NodePlacement(node="a", op="Conv", unit="npu")
+    moved = NodePlacement(node="b", op="Reshape", unit="cpu")
+    assert str(shares([conv, moved])) == "npu 100 % of the nodes that compute"
+    assert str(shares([conv, moved], wanted="gpu")) == (
+        "npu 100 %, gpu 0 % of the nodes that compute"
+    )
 
 
 def test_nothing_is_said_where_the_runtime_tells_nothing() -> None:
