@@ -169,12 +169,13 @@ def _placement(
             "execution": component.execution,
             "threads": threads or component.threads or device.machine().logical_cores,
             "rows": _any_rows(inputs, samples).evaluation.subset(TIMED_ROWS),
-            "runs": 1 if device.counts_instructions else PROFILED_RUNS,
+            "simulate": device.simulates,
+            "runs": 1 if device.tells != "times" else PROFILED_RUNS,
         },
         folder=scratch,
         timeout_s=_STEP_TIMEOUT_S,
     ).response
-    times = () if device.counts_instructions else found["node_times"]
+    times = () if device.tells != "times" else found["node_times"]
     shares = unit_shares(
         [NodePlacement(**item) for item in found["placement"]],
         [NodeTime(**item) for item in times],
