@@ -38,6 +38,8 @@ class Status(StrEnum):
     """Its times could not be trusted."""
     ERROR = "error"
     """A step crashed, hung, ran out of memory or refused."""
+    REFERENCE = "reference"
+    """The float original where the device cannot run it: the others are compared with it."""
     NO_TIME = "no_time"
     """The time budget was used up before it was tried to the end."""
 
@@ -49,6 +51,7 @@ class Outcome:
     Attributes:
         name: as in tables; `original` for the baseline.
         error: the step that failed and its reason, or None.
+        unfit: why the baseline is only compared with and cannot ship; None where it can.
         out_of_time: what the time budget did not allow, or None.
         quality, measurement: None where the candidate did not get that far.
         elsewhere: its outputs there and here, where the device has another processor.
@@ -59,6 +62,7 @@ class Outcome:
     name: str
     candidate: Candidate
     error: str | None = None
+    unfit: str | None = None
     out_of_time: str | None = None
     quality: Quality | None = None
     measurement: Measurement | None = None
@@ -131,14 +135,14 @@ def decide(
     judged: dict[str, Judged] = {}
     eligible: list[Outcome] = []
     for outcome in outcomes:
-        gate = not baseline_over and baseline.error is None
+        gate = not baseline_over and _can_ship(baseline)
         against = _against(outcome, baseline, budget, accept_undecided, gate=gate)
         if against:
             judged[outcome.name] = against
         else:
             eligible.append(outcome)
     winner = _best(eligible, budget)
-    if winner is None and not baseline_over and baseline.error is None:
+    if winner is None and not baseline_over and _can_ship(baseline):
         winner = baseline
     for outcome in (baseline, *outcomes):
         if outcome.name not in judged:
@@ -239,6 +243,8 @@ def rivals(
     winner = next((outcome for outcome in outcomes if outcome.name == decision.chosen), None)
     if winner is None or budget.objective != "latency":
         return ()
+    if winner.measurement is None or winner.measurement.latency is None:
+        return (winner.name,)  # what was not timed does not differ from minute to minute
     good = {item.name for item in decision.judged if item.status == Status.PASSED}
     near = [
         outcome
@@ -327,6 +333,10 @@ def _against(
     return because(Status.NOT_BETTER, not_better) if not_better else None
 
 
+def _can_ship(baseline: Outcome) -> bool:
+    return baseline.error is None and baseline.unfit is None
+
+
 def _asks_for_times(budget: Budget) -> bool:
     sought = budget.objective not in ("size", "memory")
     return sought or any(limit.quantity == "latency" for limit in budget.limits)
@@ -412,6 +422,8 @@ def _compared(
         reason = _headline(winner, baseline, budget)
         return Judged(name=outcome.name, status=Status.CHOSEN, reason=reason)
     if outcome.name == baseline.name:
+        if outcome.unfit:
+            return Judged(name=outcome.name, status=Status.REFERENCE, reason=outcome.unfit)
         if outcome.error:
             return Judged(name=outcome.name, status=Status.ERROR, reason=outcome.error)
         if outcome.out_of_time:

@@ -364,7 +364,7 @@ def _try_all(
     before = measure_original(bench, original) if bounded else None
     first = Trial(
         outcome=Outcome(
-            name=ORIGINAL, candidate=plan.baseline, measurement=before, error=original.unfit
+            name=ORIGINAL, candidate=plan.baseline, measurement=before, unfit=original.unfit
         ),
         built=original.built,
     )

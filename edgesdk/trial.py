@@ -188,7 +188,7 @@ def try_candidate(
         before, after, cached = measure_pair(bench, original.built, built, hopeless=hopeless)
     except EdgeSdkError as exc:
         return _stopped(bench, trial, "measure", exc, ran=ran), None
-    message = f"{_told(bench, quality)}, {after.speedup} x, {_size(after)}"
+    message = f"{_told(bench, quality)}, {_pace(after)}, {_size(after)}"
     bench.listen(_ended(name, message, cached=cached))
     return replace(trial, outcome=replace(trial.outcome, measurement=after)), before
 
@@ -533,6 +533,16 @@ def _ended(name: str, message: str, *, failed: bool = False, cached: bool = Fals
 def _told(bench: Bench, quality: Quality) -> str:
     seen = f" after {quality.rows:,} rows" if is_partial(bench, quality) else ""
     return f"{quality.verdict}{seen}"
+
+
+def _pace(measurement: Measurement) -> str:
+    if measurement.latency is not None:
+        return f"{measurement.speedup} x"
+    if measurement.instructions is not None:
+        return f"{measurement.speedup} x fewer instructions"
+    if measurement.estimate_ms is not None:
+        return f"{measurement.estimate_ms:.3g} ms by its compiler's estimate"
+    return "no time is stated"
 
 
 def _size(measurement: Measurement) -> str:

@@ -26,6 +26,7 @@ _STYLES = {
     "undecided": "yellow",
     "failed": "red",
     "noisy": "magenta",
+    "reference": "dim",
     "error": "red",
     "no_time": "dim",
 }

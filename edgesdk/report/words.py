@@ -20,6 +20,7 @@ STATUS_WORDS = {
     "undecided": "undecided",
     "failed": "failed",
     "noisy": "too noisy",
+    "reference": "reference",
     "error": "error",
     "no_time": "no time",
 }
