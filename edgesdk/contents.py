@@ -149,13 +149,14 @@ def _figures(measurement: Measurement | None) -> tuple[Figure, ...]:
         if value is not None
     ]
     pace = "fewer_instructions" if measurement.instructions else "smaller"
+    of_sizes = latency is None and measurement.instructions is None
     ratio = Figure(
         name="speedup" if latency else pace,
         value=speedup.value,
         low=speedup.low,
         high=speedup.high,
         unit="x",
-        evidence=measurement.evidence,
+        evidence=Evidence.MEASURED if of_sizes else measurement.evidence,
     )
     size = Figure(
         name="artifact_size",
