@@ -65,7 +65,13 @@ class Guest:
             self._python = str(self._root / f"usr/bin/python{_PYTHON}")
             wheels = unpacked_wheels(cache, pins, arch=core.arch, python=_PYTHON, glibc=_GLIBC)
             paths = [wheels, _payload(cache)]
-        self._environment = {"PYTHONPATH": os.pathsep.join(map(str, paths))} if paths else {}
+        # An emulated process takes seconds to compile what it imports, so that is kept.
+        self._environment = {
+            "PYTHONDONTWRITEBYTECODE": "",
+            "PYTHONPYCACHEPREFIX": str(cache.root / "bytecode"),
+        }
+        if paths:
+            self._environment["PYTHONPATH"] = os.pathsep.join(map(str, paths))
         self.identity = f"{core.name} on {self._emulator.name}, {', '.join(pins) or 'as here'}"
 
     def launcher(self, counts: Path | None = None) -> Launcher:
