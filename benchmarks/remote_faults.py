@@ -355,9 +355,11 @@ def _over_ssh(folder: Path, cache: Cache) -> Iterator[_Reached]:
 def _over_adb(folder: Path, cache: Cache) -> Iterator[_Reached]:
     board, known = Board(folder / "board", cache), Client(folder / "client", cache)
     os.environ["PATH"] = f"{known.folder}{os.pathsep}{os.environ['PATH']}"
-    yield board, lambda port: f"adb://{known.connect(port)}"
-    known.close()
-    board.kill()
+    try:
+        yield board, lambda port: f"adb://{known.connect(port)}"
+    finally:
+        known.close()
+        board.kill()
 
 
 _OVER = {"ssh": _over_ssh, "adb": _over_adb}
