@@ -275,6 +275,7 @@ def test_a_node_that_is_kept_out_of_float16_keeps_its_weights(
     gemm = next(n for n in onnx.load(prepared["mlp"]).graph.node if n.op_type == "Gemm")
     kept = frozenset({gemm.name})
     done = compress(prepared["mlp"], Recipe.parse("fp16"), tmp_path, calibration=None, kept=kept)
+    onnx.checker.check_model(onnx.load(done.path), full_check=True)
     types = {t.name: t.data_type for t in onnx.load(done.path).graph.initializer}
     assert types[gemm.input[1]] == TensorProto.FLOAT
     assert TensorProto.FLOAT16 in types.values()
