@@ -219,6 +219,8 @@ class Backend(ABC):
     """Names on the package index of what opening an artifact needs beside numpy."""
     executions: ClassVar[frozenset[str]] = frozenset({"fp32"})
     """The float types it can be told to execute in; the profile says which the device has."""
+    typed_artifacts: ClassVar[bool] = False
+    """The float type is part of the artifact: `convert` is told the recipe's, else always float32."""
     simulation: ClassVar[Evidence | None] = None
     """What outputs are that come of `OpenOptions.simulate`; None where it cannot simulate its unit."""
     compiles_on_device: ClassVar[bool] = False

@@ -458,8 +458,9 @@ def convert_choice(
     bench: Bench, choice: Choice, model: Path, key: str, way: Sequence[Work] = ()
 ) -> Finished:
     """The step that turns a compressed graph, of this identity, into the backend's artifact."""
-    version = require_backend(choice.backend).version()
-    recipe = choice.recipe.stored.name
+    backend = require_backend(choice.backend)
+    version = backend.version()
+    recipe = (choice.recipe if backend.typed_artifacts else choice.recipe.stored).name
     return bench.workshop.step(
         "convert",
         {"model": str(model), "recipe": recipe, "backend": choice.backend},
