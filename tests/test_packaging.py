@@ -125,7 +125,12 @@ def _named_in_pyproject() -> list[Requirement]:
     for group in project["dependency-groups"].values():
         texts += [entry for entry in group if isinstance(entry, str)]
     found = [Requirement(text) for text in texts]
-    return [requirement for requirement in found if requirement.name != "edgesdk"]
+    return [
+        requirement
+        for requirement in found
+        if requirement.name != "edgesdk"
+        and (requirement.marker is None or requirement.marker.evaluate())
+    ]
 
 
 def _installed(wanted: list[Requirement]) -> dict[str, str]:

@@ -70,8 +70,8 @@ def recipes_worth_trying(
     What the device or the engine cannot run is for the profile and the adapter to say.
 
     Args:
-        backend: `onnxruntime`, `openvino`, `litert` or `ethos-u`; any other gets what runs as plain ONNX
-            operators.
+        backend: `onnxruntime`, `openvino`, `litert`, `ethos-u` or `tensorrt`; any other gets
+            what runs as plain ONNX operators.
         ops: how many nodes of each operator the model has, subgraphs included.
         calibration: whether there are real samples to calibrate on.
         storage: whether a smaller file or less memory is worth anything by itself.
@@ -91,6 +91,7 @@ def recipes_worth_trying(
         "openvino": _openvino,
         "litert": _litert,
         "ethos-u": _ethos_u,
+        "tensorrt": _tensorrt,
     }
     found = list(lists.get(backend, _anywhere)(traits))
     suggestions = tuple(
@@ -200,6 +201,22 @@ def _ethos_u(traits: _Traits) -> Iterator[_Entry]:
             "1.1 to 2.4 times the cycles, by Vela's estimate",
         ),
     )
+
+
+def _tensorrt(traits: _Traits) -> Iterator[_Entry]:
+    yield "fp16", "float16 on the GPU's tensor cores, half of everything to read"
+    placed = "int8 where TensorRT multiplies integers"
+    if traits.transformer:
+        half = "w8a8-static-weighted-symmetric-fp16"
+        yield from _calibrated(traits, (half, f"{placed}, the rest in float16"))
+        why = "int4 weights in blocks, restored where they are multiplied: an eighth to read"
+        yield "w4b64-only-fp16", why
+    else:
+        yield from _calibrated(
+            traits,
+            ("w8a8-static-symmetric-fp16", f"{placed}, the rest in float16"),
+            ("w8a8-static-symmetric", f"{placed}, the rest in float32"),
+        )
 
 
 def _anywhere(traits: _Traits) -> Iterator[_Entry]:
