@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 DEMO := build/demo
 
-.PHONY: help nightly test check demo format docs setup models clean
+.PHONY: help nightly test check demo format docs setup vendors models clean
 
 help:
 	@echo "make test    lint, types, import contracts, all tests"
@@ -16,6 +16,10 @@ help:
 setup:
 	@$(PYTHON) tools/setup_venv.py .venv
 
+# What the tests of backends need that comes under its vendor's own licence (docs/backends.md).
+vendors: setup
+	@$(PYTHON) tools/setup_venv.py .venv --vendors
+
 models: setup
 	@$(RUN) tools/fetch_models.py > /dev/null
 
@@ -25,11 +29,11 @@ check: setup
 	$(RUN) -m mypy
 	$(RUN) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
 
-test: check models
+test: check models vendors
 	$(RUN) -m pytest
 
 # What takes minutes: a whole ARM computer under emulation.
-nightly: setup
+nightly: setup vendors
 	$(RUN) -m pytest -m nightly
 
 demo: models

@@ -1,6 +1,8 @@
 """Make the virtual environment that `make` works in; quick when nothing changed.
 
-    python3 tools/setup_venv.py [FOLDER]        default: .venv in the working directory
+    python3 tools/setup_venv.py FOLDER [--vendors]
+
+`--vendors` adds what the tests need under its vendors' own licences.
 
 Run from the repository's root, with nothing but the standard library. Versions come from
 `constraints.txt`, packages from `pyproject.toml`.
@@ -20,6 +22,8 @@ from pathlib import Path
 OLDEST = (3, 11)
 INPUTS = ("pyproject.toml", "constraints.txt")
 INSTALL = ("--editable", ".[all]", "--group", "dev")
+VENDORS = ("--editable", ".[tensorrt]")
+QUIET = ("--quiet", "--disable-pip-version-check")
 
 
 def fingerprint() -> str:
@@ -29,6 +33,7 @@ def fingerprint() -> str:
         sys.version,
         str(Path.cwd()),
         *INSTALL,
+        *VENDORS,
         *(Path(name).read_text() for name in INPUTS),
     ):
         digest.update(part.encode() + b"\0")
@@ -48,15 +53,24 @@ def make(folder: Path) -> None:
     pinned = next(
         line for line in Path("constraints.txt").read_text().split() if line.startswith("pip==")
     )
-    quiet = ["--quiet", "--disable-pip-version-check"]
     if has_ensurepip:
-        first = [python, "-m", "pip", "install", *quiet, pinned]
+        first = [python, "-m", "pip", "install", *QUIET, pinned]
     else:
-        first = [sys.executable, "-m", "pip", "--python", python, "install", *quiet, pinned]
+        first = [sys.executable, "-m", "pip", "--python", python, "install", *QUIET, pinned]
     subprocess.run(first, check=True)
+    install(folder, INSTALL)
+
+
+def install(folder: Path, what: tuple[str, ...]) -> None:
+    """Add packages in the versions of `constraints.txt`.
+
+    Raises:
+        subprocess.CalledProcessError: pip failed; its own message is on the terminal.
+    """
     # The isolated build of this package takes its versions from the same file.
     environment = os.environ | {"PIP_BUILD_CONSTRAINT": "constraints.txt"}
-    command = [python, "-m", "pip", "install", *quiet, "--constraint", "constraints.txt", *INSTALL]
+    python = str(folder / "bin" / "python")
+    command = [python, "-m", "pip", "install", *QUIET, "--constraint", "constraints.txt", *what]
     subprocess.run(command, check=True, env=environment)
 
 
@@ -66,18 +80,22 @@ def main() -> int:
         have, need = sys.version.split()[0], ".".join(map(str, OLDEST))
         print(f"Python {need} or newer is needed, this is {have}; make PYTHON=...", file=sys.stderr)
         return 3
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".venv")
-    stamp = folder / ".installed"
+    folder = Path(sys.argv[1])
+    stamps = [folder / ".installed", *([folder / ".vendors"] if "--vendors" in sys.argv else [])]
     wanted = fingerprint()
-    if stamp.is_file() and stamp.read_text() == wanted:
-        return 0
-    print(f"installing into {folder} (once; a few minutes)", flush=True)
     try:
-        make(folder)
+        for stamp in stamps:
+            if stamp.is_file() and stamp.read_text() == wanted:
+                continue
+            print(f"installing into {folder} (once; a few minutes)", flush=True)
+            if stamp.name == ".installed":
+                make(folder)
+            else:
+                install(folder, VENDORS)
+            stamp.write_text(wanted)
     except subprocess.CalledProcessError as exc:
         print(f"setting up {folder} failed: {' '.join(exc.cmd)}", file=sys.stderr)
         return 3
-    stamp.write_text(wanted)
     return 0
 
 
