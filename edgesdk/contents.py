@@ -57,7 +57,7 @@ def bundle_contents(
     )
     with backend.open(artifact, options) as session:
         inputs, outputs = session.inputs, session.outputs
-    version = backend.version()
+    version, runtime = backend.version(), profile.runtime(built.choice.backend)
     component = BundledComponent(
         name=SINGLE,
         original_sha256=model.sha256,
@@ -69,7 +69,8 @@ def bundle_contents(
         inputs=tuple((info, TensorSource(component=None, tensor=info.name)) for info in inputs),
         outputs=outputs,
         kept=built.choice.kept,
-        unit=profile.runtime(built.choice.backend).units[0],
+        unit=runtime.units[0],
+        target=runtime.target if backend.compiles(runtime.target) else {},
     )
     ports_in, ports_out = single_model(
         component,

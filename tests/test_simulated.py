@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,15 @@ import pytest
 import edgesdk
 from edgesdk.backend import OpenOptions, load_backend
 from edgesdk.budget import Budget, parse_budget
+from edgesdk.bundle.read import read_manifest
 from edgesdk.cache import Cache
 from edgesdk.deployment import Deployment, deploy
 from edgesdk.device.simulated import SIMULATED, SimulatedDevice
-from edgesdk.errors import BackendUnavailable, BudgetError, DeviceError
+from edgesdk.errors import BackendUnavailable, BudgetError, BundleError, DeviceError
+from edgesdk.installing import install_bundle
 from edgesdk.report.document import DeployReport
 from edgesdk.report.markdown import render_markdown
+from edgesdk.testing.quick import QUICK
 from edgesdk.validation import validate_bundle
 
 
@@ -114,3 +118,66 @@ def test_what_cannot_be_simulated_needs_the_device(small_cnn: Path) -> None:
 def test_without_the_device_the_way_to_its_compiler_is_named(small_cnn: Path) -> None:
     with pytest.raises(DeviceError, match="--device simulated"):
         deploy(small_cnn, profile="ethos-u")
+
+
+@pytest.fixture(scope="module")
+def on_jetson(
+    small_cnn: Path, images: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Deployment:
+    problem = load_backend("tensorrt").unavailable()
+    if problem:
+        pytest.skip(problem)
+    folder = tmp_path_factory.mktemp("jetson")
+    return deploy(
+        small_cnn,
+        profile="jetson",
+        device=SIMULATED,
+        samples=str(images),
+        out=folder / "out",
+        cache=Cache(folder / "cache"),
+        recipes=("tensorrt/w8a8-static-symmetric-fp16",),
+        accept_undecided=True,
+    )
+
+
+def test_a_jetson_gets_what_its_parser_and_builder_took(on_jetson: Deployment) -> None:
+    assert on_jetson.decision.chosen == "tensorrt/w8a8-static-symmetric-fp16"
+    assert "only the device can tell" in on_jetson.report.headline
+    assert "gpu" in on_jetson.report.headline
+    assert on_jetson.bundle is not None
+    (component,) = read_manifest(on_jetson.bundle).components
+    assert component.target == {"compute_capability": "8.7"}
+    assert component.unit == "gpu"
+    assert validate_bundle(on_jetson.bundle, device=SIMULATED).passed
+
+
+def test_its_engine_is_built_on_the_device_and_nowhere_else(on_jetson: Deployment) -> None:
+    assert on_jetson.bundle is not None
+    with pytest.raises(BackendUnavailable, match="TensorRT does not import"):
+        install_bundle(on_jetson.bundle)
+    with pytest.raises(BackendUnavailable, match="TensorRT does not import"):
+        edgesdk.load(on_jetson.bundle)
+
+
+def test_a_bundle_without_a_compiler_is_ready_where_it_works(
+    small_mlp: Path, tmp_path: Path
+) -> None:
+    x = np.random.default_rng(0).standard_normal((12, 1, 64)).astype(np.float32)
+    np.savez(tmp_path / "rows.npz", x=x)
+    done = deploy(
+        small_mlp,
+        profile="x86",
+        samples=str(tmp_path / "rows.npz"),
+        out=tmp_path / "out",
+        cache=Cache(tmp_path / "cache"),
+        recipes=("onnxruntime/fp32-w16",),
+        settings=QUICK,
+        accept_undecided=True,
+    )
+    assert done.bundle is not None
+    found = install_bundle(done.bundle)
+    assert found.works
+    assert not found.built
+    zipped = shutil.make_archive(str(tmp_path / "bundle"), "zip", done.bundle)
+    with pytest.raises(BundleError, match="unpack it"):
+        install_bundle(Path(zipped))

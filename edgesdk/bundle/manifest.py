@@ -79,6 +79,7 @@ class ComponentEntry:
         recipe: canonical name of the compression settings, and the settings that it decodes to.
         settings: those settings by field name.
         unit: the unit that the profile wants it to run on; empty where a bundle does not say.
+        target: what the engine's compiler is told of the device; empty where there is nothing to compile.
         kept: names of nodes of the cleaned graph that stayed float (under a 4-bit recipe, in 8 bits).
         engine: what runs it.
         main: the artifact file that the engine opens.
@@ -102,6 +103,7 @@ class ComponentEntry:
     outputs: tuple[TensorInfo, ...]
     kept: tuple[str, ...] = ()
     unit: str = ""
+    target: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,6 +242,7 @@ def _component(component: ComponentEntry) -> dict[str, Any]:
         "execution": component.execution,
         "threads": component.threads,
         **({"unit": component.unit} if component.unit else {}),
+        **({"target": dict(component.target)} if component.target else {}),
         "inputs": [{**_tensor(info), "from": _source(source)} for info, source in component.inputs],
         "outputs": [_tensor(info) for info in component.outputs],
     }

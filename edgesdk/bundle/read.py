@@ -181,7 +181,7 @@ def _port(field: Field, *, output: bool) -> Port:
 
 def _component(field: Field) -> ComponentEntry:
     backend, artifact, recipe = field["backend"], field["artifact"], field["recipe"]
-    kept, unit = recipe.get("kept"), field.get("unit")
+    kept, unit, target = recipe.get("kept"), field.get("unit"), field.get("target")
     return ComponentEntry(
         name=field["name"].match(_NAME, "letters, digits, _ and -"),
         original_sha256=field["original_sha256"].sha256(),
@@ -200,6 +200,7 @@ def _component(field: Field) -> ComponentEntry:
         outputs=tuple(_tensor(item) for item in field["outputs"].items()),
         kept=tuple(item.text() for item in kept.items()) if kept else (),
         unit=unit.text() if unit else "",
+        target={name: item.text() for name, item in target.pairs()} if target else {},
     )
 
 

@@ -51,6 +51,7 @@ class BundledComponent:
         inputs: what it takes, each with its source in the pipeline.
         kept: names of nodes that the recipe spared.
         unit: the unit that the profile wants it to run on.
+        target: what the engine's compiler is told of the device; empty where nothing is compiled.
     """
 
     name: str
@@ -64,6 +65,7 @@ class BundledComponent:
     outputs: tuple[TensorInfo, ...]
     kept: tuple[str, ...] = ()
     unit: str = ""
+    target: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +182,7 @@ def _copy_artifact(
         outputs=component.outputs,
         kept=component.kept,
         unit=component.unit,
+        target=component.target,
     )
     return entry, copied
 

@@ -12,6 +12,7 @@ from edgesdk.cli import (
     doctor,
     init,
     inspect,
+    install,
     plan,
     probe,
     profile,
@@ -34,6 +35,7 @@ app.command("inspect")(inspect.inspect)
 app.command("plan")(plan.plan)
 app.command("deploy")(deploy.deploy)
 app.command("validate")(validate.validate)
+app.command("install")(install.install)
 app.command("profile")(profile.profile)
 app.command("run")(run_command.run)
 app.command("probe")(probe.probe)

@@ -39,6 +39,7 @@ class TensorRtBackend(Backend):
     executions: ClassVar[frozenset[str]] = frozenset({"fp32", "fp16"})
     simulation: ClassVar[Evidence | None] = Evidence.ESTIMATED
     typed_artifacts: ClassVar[bool] = True
+    compiles_on_device: ClassVar[bool] = True
 
     def unavailable(self) -> str | None:
         """What is missing for a device with TensorRT, and for a host that proves without one."""
