@@ -58,7 +58,7 @@ def vad_model() -> Path:
 
 @pytest.fixture(scope="session")
 def one_conversion_each(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let one process of the converter answer all tests, and the same file only once.
+    """Let one process of the converter answer all tests, and convert the same graph only once.
 
     Conversions in child processes of a test stay as they are.
     """
@@ -68,8 +68,22 @@ def one_conversion_each(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         python = environment(converting.CONVERTER)
     except BackendUnavailable as exc:
         pytest.fail(f"these tests convert with onnx2tf, whose environment is not there: {exc}")
+    convert = converting.to_tflite
+    known: dict[str, Path | StepFailed] = {}
+
+    def remembered(model: Path, _: Path) -> Path:
+        key = hashlib.sha256(onnx.load(model).SerializeToString(deterministic=True)).hexdigest()
+        if key not in known:
+            try:
+                known[key] = convert(model, tmp_path_factory.mktemp("converted"))
+            except StepFailed as exc:
+                known[key] = exc
+        made = known[key]
+        if isinstance(made, StepFailed):
+            raise StepFailed(str(made))
+        return made
+
     server = Path(__file__).with_name("resident_converter.py")
-    known: dict[str, dict[str, Any]] = {}
     with (
         subprocess.Popen(
             [str(python), "-P", "-s", str(server), program.__file__],
@@ -81,23 +95,21 @@ def one_conversion_each(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
     ):
 
         def answered(
-            _tools: Any, _program: Path, request: dict[str, Any], *_: Any, **__: Any
-        ) -> Any:
-            key = hashlib.sha256(Path(request["model"]).read_bytes()).hexdigest()
-            if key not in known:
-                folder = tmp_path_factory.mktemp("converted")
-                write_json(folder / "request.json", {**request, "out": str(folder)})
-                assert process.stdin is not None
-                assert process.stdout is not None
-                process.stdin.write(f"{folder / 'request.json'}\n")
-                process.stdin.flush()
-                assert process.stdout.readline(), "the converter crashed"
-                known[key] = read_json(folder / "response.json")
-            if "error" in known[key]:
-                raise StepFailed(f"onnx2tf: {known[key]['error']}")
-            return known[key]
+            _tools: Any, _program: Path, request: dict[str, Any], folder: Path, **_: Any
+        ) -> dict[str, Any]:
+            write_json(folder / "request.json", request)
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(f"{folder / 'request.json'}\n")
+            process.stdin.flush()
+            assert process.stdout.readline(), "the converter crashed"
+            answer: dict[str, Any] = read_json(folder / "response.json")
+            if "error" in answer:
+                raise StepFailed(f"onnx2tf: {answer['error']}")
+            return answer
 
         patch.setattr(converting, "run_tool", answered)
+        patch.setattr(converting, "to_tflite", remembered)
         yield
 
 

@@ -23,9 +23,10 @@ from edgesdk.signature import TensorInfo
 from edgesdk.testing import BackendConformance
 from edgesdk.testing.graphs import Feed
 from edgesdk.testing.quick import QUICK
-from edgesdk_backends.litert.engine import Engine
+from edgesdk_backends.litert.engine import Engine, operations
 from edgesdk_backends.litert.interface import FILE, Port, read_interface
 from edgesdk_backends.litert.matching import find_interface
+from edgesdk_backends.litert.rewriting import pool_means
 
 FLOAT = Recipe.parse("fp32")
 
@@ -246,6 +247,47 @@ def test_an_operator_that_cannot_be_converted_is_named(tmp_path: Path) -> None:
         converted(model, tmp_path)
 
 
+def test_a_mean_over_an_image_keeps_what_is_ahead_of_it_fused(tmp_path: Path) -> None:
+    g = Graph()
+    g.add("Conv", ["image", g.weight(6, 3, 3, 3)], "a")
+    g.add("Relu", ["a"], "b")
+    g.add("ReduceMean", ["b"], "c", axes=[-1, 2], keepdims=0)
+    g.add("MatMul", ["c", g.weight(6, 4)], "y")
+    model = g.write(tmp_path, {"image": [1, 3, 8, 8]}, {"y": [1, 4]})
+    artifact = converted(model, tmp_path)
+    found = [item.name for item in operations(artifact)]
+    assert not {"RELU", "TRANSPOSE"} & set(found[found.index("CONV_2D") : found.index("MEAN")])
+    feed: Feed = {"image": g.rng.normal(size=(1, 3, 8, 8)).astype(np.float32)}
+    with load_backend("litert").open(artifact, OpenOptions()) as session:
+        results: Feed = dict(session.run(feed))
+        origins = {name for item in session.placement() for name in item.origin}
+    np.testing.assert_allclose(results["y"], expected(model, feed)[0], atol=1e-5)
+    assert "ReduceMean_c" in origins
+
+
+@pytest.mark.parametrize(
+    ("axes", "rank", "keepdims", "kinds"),
+    [
+        ([2, 3], 4, 0, ["GlobalAveragePool", "Flatten"]),
+        ([-1, -2], 4, 0, ["GlobalAveragePool", "Flatten"]),
+        ([2, 3], 4, 1, ["ReduceMean"]),
+        ([1], 4, 0, ["ReduceMean"]),
+        ([1, 2], 3, 0, ["ReduceMean"]),
+    ],
+)
+def test_only_means_that_leave_a_vector_of_an_image_become_pools(
+    axes: list[int], rank: int, keepdims: int, kinds: list[str]
+) -> None:
+    """Of opset 18, where the axes are an input."""
+    stored = numpy_helper.from_array(np.array(axes, np.int64), "axes")
+    node = helper.make_node("ReduceMean", ["x", "axes"], ["y"], name="mean", keepdims=keepdims)
+    graph = helper.make_graph([node], "graph", [], [], [stored])
+    pool_means(graph, {"x": rank})
+    assert [item.op_type for item in graph.node] == kinds
+    assert graph.node[0].name == "mean"
+    assert graph.node[-1].output == ["y"]
+
+
 @pytest.mark.parametrize("spoil", ["missing", "damaged", "of another file"])
 def test_an_artifact_without_its_own_interface_is_refused(
     spoil: str, small_mlp: Path, tmp_path: Path, litert: Backend
@@ -372,7 +414,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 
 @pytest.mark.parametrize(
     ("model", "recipes"),
-    [("small_cnn", ("w8a8-dynamic", "w8a8-static")), ("small_mlp", ("w8a8-dynamic",))],
+    [
+        ("small_cnn", ("w8a8-dynamic", "w8a8-static")),
+        pytest.param("small_mlp", ("w8a8-dynamic",), marks=pytest.mark.nightly),
+    ],
 )
 def test_a_deploy_to_litert_ends_in_a_bundle_that_runs(
     model: str,

@@ -34,14 +34,15 @@ TIMEOUT_S = 900.0
 _REFUSED = re.compile(r"op=(\S+) node=(.*?) reason_code=(\S+) message=(.*)", re.DOTALL)
 
 
-def _with_shapes(model: Path, folder: Path) -> Path:
-    """A copy that says the shape of every tensor, as far as it can be told.
+def _described(model: Path, folder: Path) -> Path:
+    """A copy that says the shape of every tensor, as far as it can be told, in nodes that convert well.
 
     Without them the converter takes some layers' shapes wrong, and a text encoder came out as NaN.
     """
     from edgesdk.compress import onnx_io
     from edgesdk.onnxfile.open import open_onnx
     from edgesdk.onnxfile.shapes import infer
+    from edgesdk_backends.litert.rewriting import pool_means
 
     proto = onnx_io.read_whole(model)
     try:
@@ -52,6 +53,14 @@ def _with_shapes(model: Path, folder: Path) -> Path:
     made = {name for node in proto.graph.node for name in node.output}
     del proto.graph.value_info[:]
     proto.graph.value_info.extend(value for value in known if value.name in made)
+    pool_means(
+        proto.graph,
+        {
+            value.name: len(value.type.tensor_type.shape.dim)
+            for value in (*proto.graph.input, *proto.graph.value_info)
+            if value.type.tensor_type.HasField("shape")
+        },
+    )
     return onnx_io.write(proto, folder / "described.onnx")
 
 
@@ -63,7 +72,7 @@ def to_tflite(model: Path, folder: Path) -> Path:
             where the converter does.
         BackendUnavailable: the converter's environment cannot be made.
     """
-    described = _with_shapes(model, folder)
+    described = _described(model, folder)
     request = {"model": str(described.resolve()), "out": str(folder.resolve())}
     try:
         answer = run_tool(CONVERTER, Path(program.__file__), request, folder, timeout_s=TIMEOUT_S)
