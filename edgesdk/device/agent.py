@@ -43,24 +43,21 @@ from typing import Any
 from edgesdk.device.base import Runner
 from edgesdk.device.frames import Message, Unpacker, pack
 from edgesdk.device.local import LocalDevice
+from edgesdk.device.shelf import Shelf
 from edgesdk.errors import DeviceError, EdgeSdkError
-from edgesdk.files import sha256_file
 from edgesdk.isolate import LOG
 from edgesdk.process import error_to_json
 
 PATIENCE_S = 15.0
 """The other side says something every 2 s; silence that long means that it is gone."""
 
-_MARGIN_BYTES = 32 << 20
-"""Of free space, which steps need for what they write."""
 _READ_BYTES = 1 << 20
 _LOCK_S = 5.0
 
 
 class _Agent:
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._files, self._tree, self._steps = (folder / n for n in ("files", "tree", "steps"))
+        self._shelf = Shelf(folder)
         self._device = LocalDevice()
         self._runners: dict[str, Runner] = {}
         self.verbs: dict[str, Callable[..., tuple[Message, bytes]]] = {
@@ -78,43 +75,13 @@ class _Agent:
 
     def tidy(self) -> None:
         """Remove what an agent that was killed left behind."""
-        for stale in (self._tree, self._steps):
-            shutil.rmtree(stale, ignore_errors=True)
-        self._files.mkdir(parents=True, exist_ok=True)
-        for part in self._files.glob("*.part"):
-            part.unlink()
+        self._shelf.tidy()
 
     def place(self, _: bytes, files: dict[str, str]) -> tuple[Message, bytes]:
-        missing = []
-        for name, sha256 in files.items():
-            held, target = self._files / sha256, self._named(name)
-            if not held.is_file():
-                missing.append(sha256)
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.unlink(missing_ok=True)
-            os.link(held, target)
-        return {"missing": missing}, b""
+        return {"missing": self._shelf.place(files)}, b""
 
     def put(self, body: bytes, sha256: str, size: int, offset: int) -> tuple[Message, bytes]:
-        part = self._files / f"{sha256}.part"
-        if offset == 0:
-            part.unlink(missing_ok=True)
-            self._check_space(size)
-        if (part.stat().st_size if part.exists() else 0) != offset:
-            raise DeviceError(f"a piece of {sha256} came out of order at {offset}")
-        try:
-            with part.open("ab") as stream:
-                stream.write(body)
-        except OSError as exc:
-            part.unlink(missing_ok=True)
-            raise DeviceError(f"the device cannot keep a file: {exc.strerror}") from exc
-        if offset + len(body) == size:
-            found = sha256_file(part)
-            if found != sha256:
-                part.unlink()
-                raise DeviceError(f"a file of {size:,} bytes came damaged: {found}, not {sha256}")
-            part.rename(self._files / sha256)
+        self._shelf.put(body, sha256=sha256, size=size, offset=offset)
         return {}, b""
 
     def step(
@@ -126,11 +93,11 @@ class _Agent:
         timeout_s: float,
         memory_bytes: int | None,
     ) -> tuple[Message, bytes]:
-        folder = self._steps / id
+        folder = self._shelf.steps / id
         try:
             found = self._device.run_step(
                 target,
-                self._mapped(request),
+                self._shelf.mapped(request),
                 folder=folder,
                 timeout_s=timeout_s,
                 memory_bytes=memory_bytes,
@@ -152,12 +119,12 @@ class _Agent:
         offset: int,
         most: int,
     ) -> tuple[Message, bytes]:
-        with (self._steps / id / name).open("rb") as stream:
+        with (self._shelf.steps / id / name).open("rb") as stream:
             stream.seek(offset)
             return {}, stream.read(most)
 
     def drop(self, _: bytes, id: str) -> tuple[Message, bytes]:
-        shutil.rmtree(self._steps / id, ignore_errors=True)
+        shutil.rmtree(self._shelf.steps / id, ignore_errors=True)
         return {}, b""
 
     def start(
@@ -167,7 +134,7 @@ class _Agent:
         threads: int,
         memory_bytes: int | None,
     ) -> tuple[Message, bytes]:
-        log = self._steps / id / LOG
+        log = self._shelf.steps / id / LOG
         self._runners[id] = self._device.start_runner(
             log, threads=threads, memory_bytes=memory_bytes
         )
@@ -180,7 +147,7 @@ class _Agent:
         request: dict[str, Any],
         timeout_s: float,
     ) -> tuple[Message, bytes]:
-        answer = self._runners[id].ask(self._mapped(request), timeout_s=timeout_s)
+        answer = self._runners[id].ask(self._shelf.mapped(request), timeout_s=timeout_s)
         return {"answer": answer}, b""
 
     def freeze(self, _: bytes, id: str) -> tuple[Message, bytes]:
@@ -196,41 +163,13 @@ class _Agent:
             runner.close()
         return self.drop(b"", id)
 
-    def _mapped(self, value: Any) -> Any:
-        """Values as requested, with names of placed files where the request marks them."""
-        if isinstance(value, dict):
-            if value.keys() == {"placed"}:
-                return str(self._named(value["placed"]))
-            return {key: self._mapped(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [self._mapped(item) for item in value]
-        return value
-
-    def _named(self, name: str) -> Path:
-        place = (self._tree / name.lstrip("/")).resolve()
-        if not place.is_relative_to(self._tree.resolve()):
-            raise DeviceError(f"{name!r} lies outside of the agent's folder")
-        return place
-
     def _listed(self, folder: Path) -> list[list[Any]]:
         """Name, size and hash of each file; they are kept, as later steps may read them."""
-        found = []
-        for file in sorted(folder.rglob("*")):
-            if file.is_file():
-                sha256 = sha256_file(file)
-                if not (self._files / sha256).exists():
-                    os.link(file, self._files / sha256)
-                found.append([str(file.relative_to(folder)), file.stat().st_size, sha256])
-        return found
-
-    def _check_space(self, size: int) -> None:
-        free = shutil.disk_usage(self._folder).free
-        if size + _MARGIN_BYTES > free:
-            raise DeviceError(
-                f"the device's disk is full: a file of {size / 1e6:,.1f} MB, and "
-                f"{_MARGIN_BYTES / 1e6:,.0f} MB to work, do not fit into the "
-                f"{free / 1e6:,.1f} MB free in {self._folder}"
-            )
+        files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+        return [
+            [str(file.relative_to(folder)), file.stat().st_size, sha256]
+            for file, sha256 in self._shelf.keep(files)
+        ]
 
 
 class _Ears(threading.Thread):
