@@ -94,12 +94,24 @@ class Cache:
         """
         return self.root / "unfinished" / self.key(step, **inputs)
 
-    def has(self, key: str) -> bool:
-        """Whether a finished, undamaged result (not a remembered failure) is there."""
-        entry = self._entries / key
-        return _is_whole(entry) and not (entry / FAILURE).exists()
+    def has(self, key: str, *, since: float = 0.0) -> bool:
+        """Whether a finished, undamaged result (not a remembered failure) is there.
 
-    def folder(self, key: str, build: Callable[[Path], None], *, refresh: bool = False) -> Path:
+        Args:
+            key: from `key`.
+            since: only one made at this time, as `time.time` tells it, or later.
+        """
+        entry = self._entries / key
+        return _is_whole(entry, since) and not (entry / FAILURE).exists()
+
+    def folder(
+        self,
+        key: str,
+        build: Callable[[Path], None],
+        *,
+        refresh: bool = False,
+        since: float = 0.0,
+    ) -> Path:
         """The folder of a result, built now if it is not there; nobody must write into it.
 
         While another process builds the same entry this waits for it and takes what it made.
@@ -108,6 +120,8 @@ class Cache:
             key: from `key`.
             build: writes the result into the empty folder that it is given.
             refresh: build anew even where a result or a failure is remembered.
+            since: the same for what is from before this time. Others who ask for the same take what
+                was built since then, so it is not removed while they use it.
 
         Raises:
             StepFailed: `build` failed, now or, for failures that inputs bring again, earlier.
@@ -115,7 +129,7 @@ class Cache:
         """
         entry = self._entries / key
         with self._locked(key):
-            if not refresh and _is_whole(entry):
+            if not refresh and _is_whole(entry, since):
                 failure = _remembered_failure(entry)
             else:
                 self._remove(entry)
@@ -212,18 +226,21 @@ def _seal(folder: Path) -> None:
                 stat.st_mtime_ns,
                 sha256_file(file),
             ]
-    write_json(folder / ENTRY, {"format": _FORMAT, "files": files})
+    write_json(folder / ENTRY, {"format": _FORMAT, "built": time.time(), "files": files})
 
 
-def _is_whole(entry: Path) -> bool:
-    """Whether an entry is there with every file as it was sealed.
+def _is_whole(entry: Path, since: float) -> bool:
+    """Whether an entry is there, built no earlier than that, with every file as it was sealed.
 
     A file whose size and time are as they were is taken as unchanged, as version control does;
     otherwise its content decides.
     """
     try:
-        files = read_json(entry / ENTRY)["files"]
-        return all(_is_unchanged(entry / name, *facts) for name, facts in files.items())
+        sealed = read_json(entry / ENTRY)
+        files = sealed["files"].items()
+        return sealed.get("built", 0.0) >= since and all(
+            _is_unchanged(entry / name, *facts) for name, facts in files
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -263,3 +263,13 @@ def test_a_root_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="EDGESDK_CACHE"):
         Cache(tmp_path / "file/cache")
+
+
+def test_what_is_older_is_built_anew_once(cache: Cache) -> None:
+    key = cache.key("step")
+    cache.folder(key, writes("one"))
+    since = time.time()
+    assert not cache.has(key, since=since)
+    assert result_of(cache.folder(key, writes("two"), since=since)) == "two"
+    assert cache.has(key, since=since)
+    assert result_of(cache.folder(key, writes("three"), since=since)) == "two"
