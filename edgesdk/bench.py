@@ -10,9 +10,10 @@ from typing import Any
 from edgesdk.backend import load_backend
 from edgesdk.budget import Budget
 from edgesdk.decide import Outcome
-from edgesdk.device.base import Device
+from edgesdk.device.base import Place
 from edgesdk.events import Listener
 from edgesdk.evidence import Evidence
+from edgesdk.measure.meter import Meter
 from edgesdk.measure.settings import Settings, Target
 from edgesdk.model import Model
 from edgesdk.plan.candidate import Choice
@@ -26,6 +27,8 @@ class Bench:
     """What all trials of one deploy share.
 
     Attributes:
+        device: where artifacts run.
+        meter: who measures them there.
         evidence: what a measurement on this device proves about the profile's device.
         machine_key: identity of the device for the cache of measurements.
         compared_rows: evaluation rows whose outputs on the device are compared with this machine's;
@@ -39,8 +42,9 @@ class Bench:
     metrics: tuple[str, ...]
     threads: int
     settings: Settings
-    device: Device
+    device: Place
     profile: Profile
+    meter: Meter
     machine_key: str
     evidence: Evidence
     listen: Listener

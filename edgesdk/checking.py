@@ -149,7 +149,4 @@ def _judged(bench: Bench, parts: Sequence[Finished], look: Look, order: Sequence
         metrics=[metric_identity(name) for name in bench.metrics],
         synthetic=bench.samples.synthetic,
     )
-    refresh = bench.workshop.refresh
-    return Quality.from_json(
-        read_json(bench.workshop.cache.folder(key, build, refresh=refresh) / _JUDGED)
-    )
+    return Quality.from_json(read_json(bench.workshop.folder(key, build) / _JUDGED))

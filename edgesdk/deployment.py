@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from edgesdk.clock import OUT_OF_TIME, Clock, spell
 from edgesdk.contents import bundle_contents
 from edgesdk.damages import sensitivity
 from edgesdk.decide import Decision, Outcome, decide, sure_speed
-from edgesdk.device.base import Device
+from edgesdk.device.base import Place
 from edgesdk.device.cores import cores_like
 from edgesdk.device.find import LOCAL
 from edgesdk.device.local import LocalDevice
@@ -35,6 +36,8 @@ from edgesdk.errors import (
 )
 from edgesdk.events import Event, Listener, nobody
 from edgesdk.evidence import Evidence
+from edgesdk.farm.place import meter_of
+from edgesdk.farm.turns import MakingPlace
 from edgesdk.files import check_free_place, new_folder, sha256_json, write_json, write_text
 from edgesdk.machine import Machine, detect
 from edgesdk.measure.settings import Settings
@@ -50,15 +53,15 @@ from edgesdk.refine import refine
 from edgesdk.report.document import DeployReport
 from edgesdk.report.html import render_html
 from edgesdk.reporting import build_report
-from edgesdk.request import Request, device_of, metrics_of, plan_of, read_usable_model, samples_of
+from edgesdk.request import Request, metrics_of, place_of, plan_of, read_usable_model, samples_of
 from edgesdk.samples import Samples
 from edgesdk.settle import secure, settle
+from edgesdk.together import Tried, try_next
 from edgesdk.trial import (
     measure_original,
     open_original,
     place,
     prepare_model,
-    try_candidate,
 )
 from edgesdk.workshop import Limits, Workshop, memory_limit
 
@@ -95,7 +98,7 @@ def deploy(
     limits: Limits | None = None,
     settings: Settings | None = None,
     force: bool = False,
-    refresh: bool = False,
+    refresh: bool | float = False,
     listen: Listener = nobody,
     **options: Any,
 ) -> Deployment:
@@ -109,7 +112,8 @@ def deploy(
         limits: time and memory that a single step may take.
         settings: how long and how carefully to measure.
         force: replace an earlier output folder of edgesdk.
-        refresh: run every step again instead of taking cached results.
+        refresh: run every step again instead of taking cached results, once; a number for only
+            those from before that time (of `time.time`).
         listen: called with each `Event`.
         options: the other fields of `Request`: samples, metrics, budget, …
 
@@ -127,11 +131,12 @@ def deploy(
     workshop = Workshop(
         cache=cache or Cache(),
         limits=_limits(limits or Limits(), facts),
-        refresh=refresh,
+        since=time.time() if refresh is True else float(refresh),
         clock=clock,
+        host=MakingPlace() if request.farm else LocalDevice(),
     )
     device_profile = load_profile(request.profile)
-    with closing(device_of(request, device_profile, workshop.cache)) as device:
+    with closing(place_of(request, device_profile, workshop.cache, clock)) as device:
         return _deploy_on(
             device,
             request,
@@ -191,7 +196,7 @@ def simulate(
 
 
 def _deploy_on(
-    device: Device,
+    device: Place,
     request: Request,
     facts: Model,
     workshop: Workshop,
@@ -214,7 +219,7 @@ def _deploy_on(
             message=f"{len(plan.candidates)} candidates, {len(plan.rejected)} ruled out",
         )
     )
-    for note in (*plan.notes, *samples.notes):
+    for note in (*plan.notes, *samples.notes, *device.notes):
         listen(Event(stage="plan", message=note))
 
     bench = _bench(
@@ -249,7 +254,7 @@ def _deploy_on(
         original,
         device_profile,
         refined=refined,
-        notes=(*plan.notes, *samples.notes, *notes),
+        notes=(*plan.notes, *samples.notes, *device.notes, *notes),
         target=target,
         force=force,
     )
@@ -265,7 +270,7 @@ def _bench(
     evidence: Evidence,
     listen: Listener,
     *,
-    device: Device | None = None,
+    device: Place | None = None,
     machine: Machine | None = None,
 ) -> Bench:
     device, machine = device or LocalDevice(), machine or detect()
@@ -281,6 +286,7 @@ def _bench(
         settings=settings,
         device=device,
         profile=profile,
+        meter=meter_of(device),
         machine_key=sha256_json([machine.to_json(), device.identity]),
         evidence=evidence,
         listen=listen,
@@ -306,7 +312,7 @@ def _limits(asked: Limits, model: Model) -> Limits:
     return replace(asked, memory_bytes=memory_limit(model.file_bytes))
 
 
-def _evidence(profile: Profile, device: Device, machine: Machine) -> Evidence:
+def _evidence(profile: Profile, device: Place, machine: Machine) -> Evidence:
     """What a figure taken on a device proves about the profile's."""
     if device.simulates:
         return max(_simulations(profile), key=list(Evidence).index, default=Evidence.UNKNOWN)
@@ -318,9 +324,7 @@ def _evidence(profile: Profile, device: Device, machine: Machine) -> Evidence:
             f"{_instead(profile)}"
             f"See what would be tried there with: edgesdk plan MODEL --profile {profile.name}"
         )
-    if device.evidence == Evidence.MEASURED:
-        return profile.resembles(machine)
-    return device.evidence if machine.features <= profile.features else Evidence.ESTIMATED
+    return profile.proves(machine, device.evidence)
 
 
 def _instead(profile: Profile) -> str:
@@ -370,11 +374,15 @@ def _try_all(
     )
     baseline = place(bench, first).outcome
     total = len(plan.candidates)
-    for candidate in plan.candidates:
+    ahead: dict[str, Tried] = {}
+    for number, candidate in enumerate(plan.candidates):
         backend = candidate.single.backend
         so_far = replace(baseline, measurement=before)
         hopeless = max(bench.settings.hopeless, known(so_far, [trial.outcome for trial in trials]))
-        trial, beside = try_candidate(bench, candidate, original, start[backend], hopeless=hopeless)
+        if candidate.name not in ahead:
+            waiting = [item for item in plan.candidates[number:] if item.name not in ahead]
+            ahead |= try_next(bench, waiting, original, start, hopeless=hopeless)
+        trial, beside = ahead.pop(candidate.name)
         before = before or beside
         trials.append(trial)
         if bounded:  # the time must not end with a leader whose check is not complete
@@ -390,6 +398,11 @@ def _try_all(
             )
             bench.listen(Event(stage="prepare", message=notes[-1]))
             start[backend] = prepare_model(bench, plan, fold=False)
+            ahead = {
+                name: it
+                for name, it in ahead.items()
+                if it[0].outcome.candidate.single.backend != backend
+            }
     outcome = replace(baseline, measurement=before or measure_original(bench, original))
     if bench.device.name == LOCAL:  # the search converts parts of the model where it runs
         notes += blame_conversions(bench, trials, start)

@@ -11,12 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from edgesdk.bench import Bench, Built
-from edgesdk.device.bounded import BoundedDevice
-from edgesdk.device.link import LinkLost
 from edgesdk.evidence import Evidence
 from edgesdk.files import read_json, write_json
-from edgesdk.measure.counting import Counts, compare_counts, count_runs
-from edgesdk.measure.pair import measure_candidate
+from edgesdk.measure.counting import Counts, compare_counts
 from edgesdk.measure.result import Interval, Measurement
 from edgesdk.measure.settings import Inputs
 from edgesdk.samples import INPUT_PREFIX
@@ -70,33 +67,27 @@ def _timed(
         settings=asdict(bench.settings),  # without what the best so far says
         attempt=attempt,
     )
-    cached = bench.workshop.cache.has(key) and not bench.workshop.refresh
+    cached = bench.workshop.has(key)
     clock = bench.workshop.clock
     work = (("measure", built.choice.backend),)
 
-    def once(folder: Path) -> tuple[Measurement, Measurement]:
-        return measure_candidate(
-            baseline.target(bench.threads),
-            built.target(bench.threads),
-            _inputs(bench),
-            settings,
-            BoundedDevice(bench.device, lambda: clock.left_s),
-            folder,
-        )
-
     def build(folder: Path) -> None:
         with clock.bounding(work):
-            try:
-                before, after = once(folder)
-            except LinkLost:  # the connection broke, which says nothing about the candidate
-                before, after = once(folder)
+            before, after = bench.meter.pair(
+                baseline.target(bench.threads),
+                built.target(bench.threads),
+                _inputs(bench),
+                settings,
+                folder,
+                left_s=lambda: clock.left_s,
+            )
         found = {"before": before.to_json(), "after": after.to_json()}
         write_json(folder / _MEASURED, {**found, "hopeless": settings.hopeless})
 
-    folder = bench.workshop.cache.folder(key, build, refresh=bench.workshop.refresh)
+    folder = bench.workshop.folder(key, build)
     data = read_json(folder / _MEASURED)
     if cached and not _knows_enough(data, settings.hopeless) and clock.allows(work):
-        data = read_json(bench.workshop.cache.folder(key, build, refresh=True) / _MEASURED)
+        data = read_json(bench.workshop.folder(key, build, again=True) / _MEASURED)
         cached = False
     before, after = (Measurement.from_json(data[side]) for side in ("before", "after"))
     return before, after, cached
@@ -114,7 +105,7 @@ def _counted(bench: Bench, baseline: Built, built: Built) -> tuple[Measurement, 
             machine=bench.machine_key,
             inputs=bench.settings.rows,
         )
-        cached = cached and bench.workshop.cache.has(key) and not bench.workshop.refresh
+        cached = cached and bench.workshop.has(key)
         found.append((side.target(1), _counts(bench, side, key)))
     before, after = compare_counts(found[0], found[1], bench.device)
     return before, after, cached
@@ -125,11 +116,16 @@ def _counts(bench: Bench, side: Built, key: str) -> Counts:
 
     def build(folder: Path) -> None:
         with clock.bounding((("measure", side.choice.backend),)):
-            device = BoundedDevice(bench.device, lambda: clock.left_s)
-            counts = count_runs(side.target(1), _inputs(bench), bench.settings, device, folder)
+            counts = bench.meter.counts(
+                side.target(1),
+                _inputs(bench),
+                bench.settings,
+                folder,
+                left_s=lambda: clock.left_s,
+            )
         write_json(folder / _COUNTED, counts.to_json())
 
-    folder = bench.workshop.cache.folder(key, build, refresh=bench.workshop.refresh)
+    folder = bench.workshop.folder(key, build)
     return Counts.from_json(read_json(folder / _COUNTED))
 
 

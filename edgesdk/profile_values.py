@@ -449,6 +449,12 @@ class Profile:
             return Evidence.ESTIMATED
         return Evidence.MEASURED if machine.features <= self.features else Evidence.ESTIMATED
 
+    def proves(self, machine: Machine, taken: Evidence) -> Evidence:
+        """What a figure is for this device that was taken so on a machine that can stand in for it."""
+        if taken == Evidence.MEASURED:
+            return self.resembles(machine)
+        return taken if machine.features <= self.features else Evidence.ESTIMATED
+
     def _is_board(self, machine: Machine) -> bool:
         return any(machine.board.startswith(board) for board in self.boards)
 

@@ -10,10 +10,12 @@ from pathlib import Path
 from edgesdk.backend import load_backend
 from edgesdk.budget import Budget
 from edgesdk.cache import Cache
-from edgesdk.device.base import Device, EngineThere
+from edgesdk.clock import Clock
+from edgesdk.device.base import EngineThere, Place
 from edgesdk.device.find import LOCAL, find_device, is_timed
 from edgesdk.device.survey import look_at_engine
 from edgesdk.errors import BackendUnavailable, BudgetError, ModelError
+from edgesdk.farm.place import open_farm
 from edgesdk.metrics import load_metric
 from edgesdk.model import Model, model_work, read_model, unknown_ops
 from edgesdk.pipeline import Pipeline
@@ -51,6 +53,7 @@ class Request:
         lengths: of open axes in made-up inputs, by symbolic name or `input.axis`.
         seed: of the split into calibration and evaluation.
         device: where candidates are run; see `edgesdk.device.find`.
+        farm: the scheduler of many devices to run them on; `device` then names which of these.
         time_budget_s: seconds for the whole search, above 0; what does not fit is not tried, and the
             best found so far is taken. None for no limit.
     """
@@ -71,6 +74,7 @@ class Request:
     seed: int = 0
     time_budget_s: float | None = None
     device: str = LOCAL
+    farm: str | None = None
 
 
 def read_usable_model(path: Path) -> Model:
@@ -107,16 +111,29 @@ def samples_of(request: Request, model: Model, cache: Cache) -> Samples:
     )
 
 
-def device_of(request: Request, profile: Profile, cache: Cache) -> Device:
-    """The device asked for, made ready with the engines that are asked for.
+def place_of(request: Request, profile: Profile, cache: Cache, clock: Clock) -> Place:
+    """The device or the farm asked for, made ready with the engines that are asked for.
 
     Raises:
         DeviceError: there is none of that name, or it cannot be made ready.
         BudgetError: something is asked for that cannot be found out there.
+        BackendUnavailable: a farm is asked for, and Dask is not installed.
     """
+    backends = request.backends or profile.backends
+    if request.farm is not None:
+        place = open_farm(
+            request.farm, profile, backends, device=request.device, left_s=lambda: clock.left_s
+        )
+        try:
+            if place.tells != "times":
+                _check_untimed(request)
+        except BudgetError:
+            place.close()
+            raise
+        return place
     if not is_timed(request.device):
         _check_untimed(request)
-    return find_device(request.device, request.backends or profile.backends, cache)
+    return find_device(request.device, backends, cache)
 
 
 def _check_untimed(request: Request) -> None:

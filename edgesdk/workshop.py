@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from edgesdk.cache import Cache
 from edgesdk.clock import Clock, Work
 from edgesdk.compress.onnx_io import HEAVY_BYTES
-from edgesdk.device.base import Device
+from edgesdk.device.base import Place
 from edgesdk.device.local import LocalDevice
 from edgesdk.files import read_json
 from edgesdk.isolate import RESPONSE
@@ -60,12 +60,18 @@ class Finished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workshop:
-    """Where steps run and their results are kept, and how much time there is for all of them."""
+    """Where steps run and their results are kept, and how much time there is for all of them.
+
+    Attributes:
+        since: results from before this time (of `time.time`) are not taken.
+        host: this machine, where artifacts are made.
+    """
 
     cache: Cache
     limits: Limits
-    refresh: bool = False
+    since: float = 0.0
     clock: Clock = field(default_factory=Clock)
+    host: Place = field(default_factory=LocalDevice)
 
     def step(
         self,
@@ -73,7 +79,7 @@ class Workshop:
         request: dict[str, Any],
         identity: dict[str, Any],
         *,
-        device: Device | None = None,
+        device: Place | None = None,
         like: str = "",
         then: Sequence[Work] = (),
     ) -> Finished:
@@ -92,7 +98,7 @@ class Workshop:
                 it is not there yet and there is no time left to run it.
             EdgeSdkError: any other typed error it raised.
         """
-        place = device or LocalDevice()
+        place = device or self.host
         if place.identity:
             identity = {**identity, "device": place.identity}
         key = self.cache.key(name, **identity)
@@ -107,10 +113,24 @@ class Workshop:
                     memory_bytes=self.limits.memory_bytes,
                 )
 
-        there = self.cache.has(key) and not self.refresh
-        folder = self.cache.folder(key, build, refresh=self.refresh)
+        there = self.has(key)
+        folder = self.folder(key, build)
         response = read_json(folder / RESPONSE)
         return Finished(key=key, folder=folder, response=response, cached=there)
+
+    def has(self, key: str) -> bool:
+        """Whether a result is there that may be taken."""
+        return self.cache.has(key, since=self.since)
+
+    def folder(self, key: str, build: Callable[[Path], None], *, again: bool = False) -> Path:
+        """The folder of a result, built now where none may be taken; see `Cache.folder`.
+
+        Args:
+            key: of the result.
+            build: writes it.
+            again: build it even so.
+        """
+        return self.cache.folder(key, build, refresh=again, since=self.since)
 
 
 def memory_limit(model_bytes: int) -> int | None:

@@ -23,6 +23,7 @@ from edgesdk.device.local import LocalDevice
 from edgesdk.events import nobody
 from edgesdk.evidence import Evidence
 from edgesdk.looks import plan_looks, shuffled
+from edgesdk.measure.meter import DirectMeter
 from edgesdk.model import read_model
 from edgesdk.plan.candidate import Plan
 from edgesdk.profile import load_profile
@@ -72,6 +73,7 @@ def setup(small_cnn: Path, images: Path, cache: Cache) -> Setup:
             settings=QUICK,
             device=LocalDevice(),
             profile=load_profile("x86"),
+            meter=DirectMeter(LocalDevice()),
             machine_key="here",
             evidence=Evidence.MEASURED,
             listen=nobody,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from edgesdk.cli.options import (
@@ -23,18 +23,31 @@ from edgesdk.cli.options import (
     Samples,
     Threads,
 )
-from edgesdk.cli.options import Profile as ProfileOption
-from edgesdk.cli.output import emit, reported_errors
+from edgesdk.cli.output import emit, error_document, reported_errors
 from edgesdk.cli.progress import live_view
 
 
 def deploy(
-    profile: ProfileOption,
+    profile: Annotated[
+        list[str],
+        typer.Option(
+            "--profile",
+            "-p",
+            help="Device profile: an installed name or a .toml file. Repeatable with --farm.",
+        ),
+    ],
     model: Annotated[
         Path | None,
         typer.Argument(help="An ONNX file; default: the one that edgesdk.toml here names."),
     ] = None,
     device: Device = None,
+    farm: Annotated[
+        str | None,
+        typer.Option(
+            "--farm",
+            help="Run candidates on many devices at once: the address of a Dask scheduler.",
+        ),
+    ] = None,
     samples: Samples = None,
     calibration: Annotated[
         str | None,
@@ -90,6 +103,8 @@ def deploy(
 ) -> None:
     """Find the form of a model that fits a device and a budget, prove it, measure it, bundle it.
 
+    With --farm and several profiles: for each of them, on the farm's devices that come closest to it.
+
     Exits 1 when nothing meets the budget, 2 on wrong input, 3 when the environment fails.
     """
     from edgesdk.cli.settle import settle_request
@@ -117,21 +132,22 @@ def deploy(
             lengths=lengths,
             time_budget=time_budget,
         )
-        limits = Limits(timeout_s=step_timeout, memory_bytes=_bytes(memory_limit))
+        settled |= {
+            "out": out,
+            "limits": Limits(timeout_s=step_timeout, memory_bytes=_bytes(memory_limit)),
+            "force": force,
+            "refresh": refresh,
+            "fix_shapes": not dynamic_shapes,
+            "refine": refine,
+            "accept_undecided": accept_undecided,
+            "farm": farm,
+        }
+        if len(profile) > 1:
+            _deploy_fleet(profile, settled, as_json=as_json)
+            return
         try:
             with live_view() as listen:
-                done = deploy_model(
-                    **settled,
-                    profile=profile,
-                    out=out,
-                    limits=limits,
-                    force=force,
-                    refresh=refresh,
-                    fix_shapes=not dynamic_shapes,
-                    refine=refine,
-                    accept_undecided=accept_undecided,
-                    listen=listen,
-                )
+                done = deploy_model(**settled, profile=profile[0], listen=listen)
         except BudgetNotMet as exc:
             if not isinstance(exc.report, DeployReport):
                 raise
@@ -140,6 +156,36 @@ def deploy(
         page = Text(f"report  {done.folder / REPORT_HTML}")
         view = Group(render_terminal(done.report), page)
         emit(done.report.to_json(), view, as_json=as_json)
+
+
+def _deploy_fleet(profiles: list[str], settled: dict[str, Any], *, as_json: bool) -> None:
+    """All of them, one after the other in what is printed; exits with the worst of their codes."""
+    from edgesdk.deployment import Deployment
+    from edgesdk.errors import BudgetNotMet, EdgeSdkError, InputError
+    from edgesdk.fleet import deploy_fleet
+    from edgesdk.report.document import DeployReport
+    from edgesdk.report.terminal import render_terminal
+
+    if settled["farm"] is None:
+        raise InputError(f"profiles {', '.join(profiles)}: only one without --farm")
+    with live_view() as listen:
+        fleet = deploy_fleet(**settled, profiles=profiles, listen=listen)
+    document: dict[str, Any] = {}
+    views: list[RenderableType] = []
+    code = 0
+    for profile, done in fleet.items():
+        report = done.report if isinstance(done, Deployment | BudgetNotMet) else None
+        views.append(Text(f"\n{profile}", style="bold"))
+        if isinstance(done, EdgeSdkError):
+            code = max(code, done.exit_code)
+            document[profile] = error_document(type(done).__name__, str(done), done.exit_code)
+            views.append(Text(str(done)))
+        if isinstance(report, DeployReport):
+            document[profile] = report.to_json()
+            views.append(render_terminal(report))
+    emit(document, Group(*views), as_json=as_json)
+    if code:
+        raise typer.Exit(code)
 
 
 def _bytes(text: str | None) -> int | None:

@@ -49,10 +49,14 @@ def reported_errors(*, as_json: bool) -> Iterator[None]:
         _fail("InternalError", message, INTERNAL_ERROR, as_json=as_json)
 
 
+def error_document(kind: str, message: str, code: int) -> dict[str, Any]:
+    """An error as what `--json` prints of it."""
+    return {"error": {"type": kind, "message": message, "exit_code": code}}
+
+
 def _fail(kind: str, message: str, code: int, *, as_json: bool) -> NoReturn:
     if as_json:
-        document = {"error": {"type": kind, "message": message, "exit_code": code}}
-        json.dump(document, sys.stdout, indent=2)
+        json.dump(error_document(kind, message, code), sys.stdout, indent=2)
         sys.stdout.write("\n")
     else:
         console = progress_console()

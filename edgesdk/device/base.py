@@ -63,8 +63,8 @@ class Runner(ABC):
         self.close()
 
 
-class Device(ABC):
-    """A place where artifacts run.
+class Place(ABC):
+    """Where the artifacts of a deploy run: a device, or a farm of equal ones.
 
     Facts about it are read there, by a process of ours, so that they are read the same way
     everywhere.
@@ -75,6 +75,8 @@ class Device(ABC):
         tells: what candidates can be compared by there.
         simulates: sessions are opened with `OpenOptions.simulate`.
         identity: what the outputs of a step depend on besides its inputs; empty for this machine.
+        lanes: runs that it takes at the same time without one disturbing another; at least 1.
+        notes: what the user should know about it.
     """
 
     name: str
@@ -82,6 +84,8 @@ class Device(ABC):
     tells: Tells = "times"
     simulates: bool = False
     identity: str = ""
+    lanes: int = 1
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def machine(self) -> Machine:
@@ -94,19 +98,6 @@ class Device(ABC):
     @abstractmethod
     def engines(self, backends: Sequence[str]) -> dict[str, EngineThere]:
         """Of each of these backends, whether its engine can be used there, and its version.
-
-        Raises:
-            DeviceError: the device is not there.
-        """
-
-    @abstractmethod
-    def start_runner(self, log: Path, *, threads: int, memory_bytes: int | None = None) -> Runner:
-        """Start a runner.
-
-        Args:
-            log: a file on this machine that takes what it prints.
-            threads: what OpenMP and the like are told.
-            memory_bytes: limit on its resident memory; None for none.
 
         Raises:
             DeviceError: the device is not there.
@@ -127,3 +118,20 @@ class Device(ABC):
         memory_bytes: int | None = None,
     ) -> StepResult:
         """Call `target(request)` in a fresh process there; see `edgesdk.isolate.run_isolated`."""
+
+
+class Device(Place):
+    """A place that runners can be started on, to talk with."""
+
+    @abstractmethod
+    def start_runner(self, log: Path, *, threads: int, memory_bytes: int | None = None) -> Runner:
+        """Start a runner.
+
+        Args:
+            log: a file on this machine that takes what it prints.
+            threads: what OpenMP and the like are told.
+            memory_bytes: limit on its resident memory; None for none.
+
+        Raises:
+            DeviceError: the device is not there.
+        """

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from edgesdk.device.base import Device
+from edgesdk.device.base import Device, Place
 from edgesdk.measure.result import Interval, Measurement
 from edgesdk.measure.series import spread_out
 from edgesdk.measure.settings import Inputs, Settings, Target
@@ -109,7 +109,7 @@ def count_runs(
 
 
 def compare_counts(
-    baseline: tuple[Target, Counts], candidate: tuple[Target, Counts], device: Device
+    baseline: tuple[Target, Counts], candidate: tuple[Target, Counts], device: Place
 ) -> tuple[Measurement, Measurement]:
     """Baseline and candidate, by what `count_runs` found of each on a device.
 
@@ -127,7 +127,7 @@ def compare_counts(
     return _result(*baseline, same, device), _result(*candidate, ratio, device)
 
 
-def _result(target: Target, counts: Counts, ratio: Interval, device: Device) -> Measurement:
+def _result(target: Target, counts: Counts, ratio: Interval, device: Place) -> Measurement:
     return Measurement(
         speedup=ratio,
         stable=True,
