@@ -28,6 +28,7 @@ from edgesdk.elsewhere import COMPARED_ROWS, rows_to_compare, with_elsewhere
 from edgesdk.events import nobody
 from edgesdk.evidence import Evidence
 from edgesdk.machine import detect
+from edgesdk.measure.meter import DirectMeter
 from edgesdk.model import read_model
 from edgesdk.profile import load_profile
 from edgesdk.report.document import DeployReport, Row
@@ -211,6 +212,7 @@ def test_int8_departs_on_an_old_processor_and_float_does_not(
 ) -> None:
     model, cache = read_model(saturating / "model.onnx"), Cache(tmp_path)
     source = str(saturating / "rows.npz")
+    haswell = EmulatedDevice("haswell", ("onnxruntime",), Cache())
     bench = Bench(
         workshop=Workshop(cache=cache, limits=Limits()),
         model=model,
@@ -219,7 +221,8 @@ def test_int8_departs_on_an_old_processor_and_float_does_not(
         metrics=(),
         threads=1,
         settings=QUICK,
-        device=EmulatedDevice("haswell", ("onnxruntime",), Cache()),
+        device=haswell,
+        meter=DirectMeter(haswell),
         profile=load_profile("x86"),
         machine_key="haswell",
         evidence=Evidence.EMULATED,

@@ -28,7 +28,7 @@ def emulated(worker: str, core: str) -> Member:
         worker=worker,
         device=f"emulated:{core}",
         evidence=Evidence.EMULATED,
-        counts_instructions=True,
+        tells="instructions",
         machine=Machine(
             arch=found.arch,
             os="linux",
@@ -50,7 +50,7 @@ def board(worker: str, memory_gib: int = 8, version: str = "1.31.1") -> Member:
         like,
         device="local",
         evidence=Evidence.MEASURED,
-        counts_instructions=False,
+        tells="times",
         machine=replace(
             like.machine,
             board="Raspberry Pi 5 Model B Rev 1.0",

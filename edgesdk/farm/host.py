@@ -195,7 +195,7 @@ def _counts(device: Device, request: dict[str, Any], folder: Path) -> dict[str, 
         folder,
         left_s=_clock(request["left_s"]),
     )
-    return {"counts": counts}
+    return {"counts": counts.to_json()}
 
 
 _JOBS: dict[str, Callable[[Device, dict[str, Any], Path], dict[str, Any]]] = {
