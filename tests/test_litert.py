@@ -239,6 +239,16 @@ def test_open_lengths_stay_open_where_the_file_can_be_resized(
                 np.testing.assert_allclose(found, want, atol=1e-5)
 
 
+def test_a_transformer_takes_sentences_of_any_length(small_attention: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    with opened(small_attention, tmp_path) as session:
+        for shape in ((1, 7), (3, 5), (1, 20)):
+            feed: Feed = {"ids": rng.integers(0, 100, shape)}
+            results: Feed = dict(session.run(feed))
+            want = expected(small_attention, feed)[0]
+            np.testing.assert_allclose(results["states"], want, atol=1e-5)
+
+
 def test_an_operator_that_cannot_be_converted_is_named(tmp_path: Path) -> None:
     g = Graph()
     g.add("Unique", ["x"], "y")
