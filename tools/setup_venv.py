@@ -22,7 +22,7 @@ from pathlib import Path
 OLDEST = (3, 11)
 INPUTS = ("pyproject.toml", "constraints.txt")
 INSTALL = ("--editable", ".[all]", "--group", "dev")
-VENDORS = ("--editable", ".[tensorrt]")
+VENDORS = ("--editable", ".[tensorrt,qnn]")
 QUIET = ("--quiet", "--disable-pip-version-check")
 
 

@@ -39,7 +39,8 @@ from edgesdk.testing.graphs import CASES, Case, build
 UNITS = frozenset({"cpu", "gpu", "npu"})
 
 ENGINES = frozenset(
-    {"ai_edge_litert", "onnxruntime", "openvino", "tensorflow", "tensorrt", "torch"}
+    {"ai_edge_litert", "onnxruntime", "onnxruntime_qnn", "openvino", "tensorflow"}
+    | {"tensorrt", "torch"}
     | {"executorch", "MNN", "ncnn", "tvm"}
 )
 
