@@ -35,6 +35,7 @@ from edgesdk_backends.litert import LiteRtBackend
 from edgesdk_backends.litert.ethosu import EthosUBackend
 from edgesdk_backends.onnxruntime import OnnxRuntimeBackend
 from edgesdk_backends.openvino import OpenVinoBackend
+from edgesdk_backends.qnn import QnnBackend
 from edgesdk_backends.tensorrt import TensorRtBackend
 
 GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden"
@@ -55,7 +56,7 @@ _ENGINES: dict[str, tuple[EngineFacts, str]] = {
     "openvino": (OpenVinoBackend(), "2026.4.1"),
     "litert": (LiteRtBackend(), "2.3.0"),
     "ethos-u": (EthosUBackend(), "5.2.0"),
-    "qnn": (_Unheard(), "2.7"),
+    "qnn": (QnnBackend(), "2.7.0"),
     "tensorrt": (TensorRtBackend(), "10.3"),
 }
 """Engines as data: what the adapters say without loading them, and one version for all machines.

@@ -70,7 +70,7 @@ def recipes_worth_trying(
     What the device or the engine cannot run is for the profile and the adapter to say.
 
     Args:
-        backend: `onnxruntime`, `openvino`, `litert`, `ethos-u` or `tensorrt`; any other gets
+        backend: `onnxruntime`, `openvino`, `litert`, `ethos-u`, `tensorrt` or `qnn`; any other gets
             what runs as plain ONNX operators.
         ops: how many nodes of each operator the model has, subgraphs included.
         calibration: whether there are real samples to calibrate on.
@@ -92,6 +92,7 @@ def recipes_worth_trying(
         "litert": _litert,
         "ethos-u": _ethos_u,
         "tensorrt": _tensorrt,
+        "qnn": _qnn,
     }
     found = list(lists.get(backend, _anywhere)(traits))
     suggestions = tuple(
@@ -217,6 +218,21 @@ def _tensorrt(traits: _Traits) -> Iterator[_Entry]:
             ("w8a8-static-symmetric-fp16", f"{placed}, the rest in float16"),
             ("w8a8-static-symmetric", f"{placed}, the rest in float32"),
         )
+
+
+def _qnn(traits: _Traits) -> Iterator[_Entry]:
+    """For Qualcomm's HTP; `-fp16` says how it computes what stays float."""
+    yield "fp16", "executes in half precision, as the unit does with all that is float"
+    wide = ("w8a16-static-fp16", "16-bit activations: nearly lossless, with weights of 8 bits")
+    if traits.transformer:
+        yield from _calibrated(traits, wide)
+        why = "8-bit activations at fixed ranges lose too much (cosine 0.81 on a text encoder)"
+        yield "w8a8-static-fp16", _of_model("Softmax", traits.softmax, why)
+    else:
+        narrow = ("w8a8-static-fp16", "int8 from end to end")
+        yield from _calibrated(traits, narrow, wide)
+    if traits.products and traits.storage:
+        yield "w8b32-only-fp16", "int8 weights in blocks, computed with in half precision"
 
 
 def _anywhere(traits: _Traits) -> Iterator[_Entry]:
