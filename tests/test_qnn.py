@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from simulated_qnn import SimulatedQnn
 
-from edgesdk.backend import Compiled, OpenOptions, load_backend
+from edgesdk.backend import Backend, Compiled, OpenOptions, load_backend
 from edgesdk.compress.apply import compress
 from edgesdk.compress.shapes import fix_input_shapes
 from edgesdk.errors import BackendUnavailable, ProfileError, SamplesError, StepFailed
 from edgesdk.evidence import Evidence
 from edgesdk.recipe import Recipe
+from edgesdk.testing import BackendConformance
 from edgesdk_backends.qnn import rules
 from edgesdk_backends.qnn.precision import precisions
 from edgesdk_backends.qnn.reasons import read_reasons, reason_for
@@ -113,6 +115,38 @@ def adapted(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def ops(model: onnx.ModelProto) -> list[str]:
     return [node.op_type for node in model.graph.node]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def each_graph_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let a graph of the suite that was compiled in this module not be compiled again."""
+    SimulatedQnn.keep_in = tmp_path_factory.mktemp("programs")
+    yield
+    SimulatedQnn.keep_in = None
+    SimulatedQnn.kept.clear()
+
+
+class TestSimulatedQnn(BackendConformance):
+    """As far as it holds for a unit without float32, timing and threads of its own."""
+
+    registered = False
+    deterministic = False  # the vendor's binary is another one each time
+    keeps_threads = False
+    tells_times = False
+    engine_modules = frozenset({"onnxruntime", "onnxruntime_qnn"})
+    static = True
+    tolerance = 2**-6
+
+    @pytest.fixture
+    def backend(self) -> Backend:
+        if platform.machine() != "x86_64":
+            pytest.skip("the HTP simulator runs on x86-64 only")
+        return SimulatedQnn()
+
+    def test_it_executes_float32_and_rejects_what_it_lacks(self, backend: Backend) -> None:
+        assert backend.rejects(Recipe.parse("fp16")) is None
+        assert backend.rejects(Recipe.parse("fp32"))
+        assert backend.rejects(Recipe.parse("bf16"))
 
 
 # --- the rules
@@ -235,7 +269,20 @@ def test_eight_bit_outputs_keep_their_scale() -> None:
     g.add("Sigmoid", [g.quantized("x", -6, 6)], "s")
     g.add("Relu", [g.quantized("s", 0, 0.5)], "y")
     model = g.model("y", [4, 8])
-    assert adapted(model).graph.initializer == model.graph.initializer
+    assert adapted(model).graph.initializer[:] == model.graph.initializer[:]
+
+
+@pytest.mark.parametrize("kind", [TensorProto.UINT8, TensorProto.INT16, TensorProto.INT32])
+def test_small_integers_become_floats_by_way_of_int32(kind: int) -> None:
+    """Results of it on the HTP are in the suite above: its case `integers` casts bytes."""
+    g = Graph()
+    g.add("Cast", [g.add("Cast", ["x"], "small", to=kind)], "f", to=TensorProto.FLOAT)
+    g.add("Neg", ["f"], "y")
+    model = g.model("y", [4, 8])
+    made = adapted(model)
+    assert ops(made).count("Cast") == (2 if kind == TensorProto.INT32 else 3)
+    x = g.rng.uniform(0, 127, (4, 8)).astype(np.float32)
+    np.testing.assert_array_equal(ran(made, {"x": x}), ran(model, {"x": x}))
 
 
 def test_every_node_has_a_name_afterwards() -> None:

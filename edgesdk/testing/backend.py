@@ -56,6 +56,8 @@ class BackendConformance:
         tells_times: `Session.node_times` works with `profiling`.
         engine_modules: top-level modules of the engine itself, which may be loaded.
         unsupported: names of `CASES` that it cannot run; it must refuse them with a typed error.
+        static: takes fixed shapes only; the cases then have those of their first feed.
+        tolerance: largest error of a float result, relative to the largest value.
     """
 
     registered: ClassVar[bool] = True
@@ -65,6 +67,12 @@ class BackendConformance:
     tells_times: ClassVar[bool] = True
     engine_modules: ClassVar[frozenset[str]] = frozenset()
     unsupported: ClassVar[frozenset[str]] = frozenset()
+    static: ClassVar[bool] = False
+    tolerance: ClassVar[float] = FP32_ERROR
+
+    def build(self, name: str) -> Case:
+        """The case of that name, in a form that the backend can take."""
+        return build(name).fixed() if self.static else build(name)
 
     @pytest.fixture
     def backend(self) -> Backend:
@@ -84,7 +92,7 @@ class BackendConformance:
         """Each graph that the backend supports."""
         if request.param in self.unsupported:
             pytest.skip(f"{request.param} is declared unsupported")
-        return build(request.param)
+        return self.build(request.param)
 
     # --- what it is
 
@@ -127,25 +135,25 @@ class BackendConformance:
     def test_converting_twice_gives_the_same_bytes(self, engine: Backend, tmp_path: Path) -> None:
         if not self.deterministic:
             pytest.skip("declared not deterministic")
-        write_job(build("attention"), tmp_path)
+        write_job(self.build("attention"), tmp_path)
         for name in make_folders(tmp_path, "once", "twice"):
             run_in_child(engine, tmp_path, "convert", name.name)
         assert digests(tmp_path / "once") == digests(tmp_path / "twice") != {}
 
     def test_an_artifact_works_where_it_is_moved_to(self, engine: Backend, tmp_path: Path) -> None:
         source, out = make_folders(tmp_path, "source", "out")
-        case = build("convolution")
+        case = self.build("convolution")
         model = case.write(source, external=True)
         artifact = engine.convert(model, FLOAT, out).relative_to(out)
         for file in source.iterdir():
             file.unlink()
         moved = out.rename(tmp_path / "another place")
         with engine.open(moved / artifact, OpenOptions()) as session:
-            check_results(session, case)
+            check_results(session, case, self.tolerance)
 
     def test_a_graph_it_does_not_support_is_refused(self, engine: Backend, tmp_path: Path) -> None:
         for name in sorted(self.unsupported):
-            case, folder = build(name), tmp_path / name
+            case, folder = self.build(name), tmp_path / name
             with pytest.raises(EdgeSdkError), opened(engine, case, folder) as session:
                 session.run(case.feeds[0])
 
@@ -159,7 +167,7 @@ class BackendConformance:
     def test_a_damaged_or_missing_artifact_is_refused(
         self, engine: Backend, tmp_path: Path
     ) -> None:
-        artifact = converted(engine, build("convolution"), tmp_path)
+        artifact = converted(engine, self.build("convolution"), tmp_path)
         artifact.write_bytes(artifact.read_bytes()[: artifact.stat().st_size // 2])
         with pytest.raises(EdgeSdkError):
             engine.open(artifact, OpenOptions())
@@ -188,7 +196,7 @@ class BackendConformance:
         self, engine: Backend, case: Case, tmp_path: Path
     ) -> None:
         with opened(engine, case, tmp_path) as session:
-            check_results(session, case)
+            check_results(session, case, self.tolerance)
 
     def test_results_belong_to_the_caller_and_inputs_stay_theirs(
         self, engine: Backend, case: Case, tmp_path: Path
@@ -208,7 +216,7 @@ class BackendConformance:
         assert_same(again, kept)
 
     def test_read_only_and_strided_inputs_are_taken(self, engine: Backend, tmp_path: Path) -> None:
-        case = build("convolution")
+        case = self.build("convolution")
         feed = case.feeds[1]
         frozen = copied(feed)
         for array in frozen.values():
@@ -220,11 +228,11 @@ class BackendConformance:
             assert_same(session.run(strided), wanted)
 
     def test_two_sessions_do_not_disturb_each_other(self, engine: Backend, tmp_path: Path) -> None:
-        one, two = build("convolution"), build("integers")
+        one, two = self.build("convolution"), self.build("integers")
         with opened(engine, one, tmp_path / "1") as a, opened(engine, two, tmp_path / "2") as b:
             for _ in range(2):
-                check_results(a, one)
-                check_results(b, two)
+                check_results(a, one, self.tolerance)
+                check_results(b, two, self.tolerance)
 
     @pytest.mark.parametrize(
         "wrong", ["missing", "unknown", "dtype", "rank", "length", "list", "byte order"]
@@ -232,14 +240,14 @@ class BackendConformance:
     def test_a_wrong_feed_is_refused_and_the_next_one_runs(
         self, engine: Backend, tmp_path: Path, wrong: str
     ) -> None:
-        case = build("convolution")
+        case = self.build("convolution")
         with opened(engine, case, tmp_path) as session:
             with pytest.raises(InputError, match="image"):
                 session.run(spoiled(case.feeds[0], wrong))
-            check_results(session, case)
+            check_results(session, case, self.tolerance)
 
     def test_a_scalar_input_takes_a_scalar_only(self, engine: Backend, tmp_path: Path) -> None:
-        case = build("scalars")
+        case = self.build("scalars")
         feed = case.feeds[0]
         with (
             opened(engine, case, tmp_path) as session,
@@ -250,7 +258,7 @@ class BackendConformance:
     def test_closing_twice_is_harmless_and_running_after_it_is_refused(
         self, engine: Backend, tmp_path: Path
     ) -> None:
-        case = build("convolution")
+        case = self.build("convolution")
         with opened(engine, case, tmp_path) as session:
             results = session.run(case.feeds[0])
             kept = copied(results)
@@ -261,7 +269,7 @@ class BackendConformance:
 
     @pytest.mark.skipif(sys.platform != "linux", reason="memory in use is read from /proc")
     def test_closing_gives_the_memory_back(self, engine: Backend, tmp_path: Path) -> None:
-        case = build("wide")  # a mebibyte of weights
+        case = self.build("wide")  # a mebibyte of weights
         artifact = converted(engine, case, tmp_path)
         used = []
         for _ in range(16):
@@ -278,12 +286,12 @@ class BackendConformance:
     def test_impossible_options_are_refused(
         self, engine: Backend, tmp_path: Path, options: Mapping[str, object]
     ) -> None:
-        artifact = converted(engine, build("convolution"), tmp_path)
+        artifact = converted(engine, self.build("convolution"), tmp_path)
         with pytest.raises(EdgeSdkError):
             engine.open(artifact, replace(OpenOptions(), **options))  # type: ignore[arg-type]
 
     def test_each_execution_computes_in_its_type(self, engine: Backend, tmp_path: Path) -> None:
-        case = build("wide")
+        case = self.build("wide")
         artifact = converted(engine, case, tmp_path)
         for execution in sorted(engine.executions):
             try:
@@ -300,7 +308,7 @@ class BackendConformance:
     def test_one_thread_does_the_work_of_one_thread(self, engine: Backend, tmp_path: Path) -> None:
         if not self.keeps_threads:
             pytest.skip("declared to have threads that it does not control")
-        case = build("wide")
+        case = self.build("wide")
         with opened(engine, case, tmp_path) as session:
             session.run(case.feeds[1])
             before, start = thread_seconds(), time.process_time()
@@ -315,7 +323,7 @@ class BackendConformance:
     def test_an_idle_session_leaves_the_cpu_alone(self, engine: Backend, tmp_path: Path) -> None:
         if not self.keeps_threads:
             pytest.skip("declared to have threads that it does not control")
-        case = build("wide")
+        case = self.build("wide")
         with opened(engine, case, tmp_path, OpenOptions(threads=2)) as session:
             session.run(case.feeds[1])
             time.sleep(0.05)
@@ -329,7 +337,7 @@ class BackendConformance:
     def test_placement_names_the_nodes_and_their_units(
         self, engine: Backend, tmp_path: Path
     ) -> None:
-        case = build("convolution")
+        case = self.build("convolution")
         with opened(engine, case, tmp_path) as session:
             placed = session.placement()
             session.run(case.feeds[0])
@@ -341,7 +349,7 @@ class BackendConformance:
         assert {"conv_in", "conv_depthwise", "gemm_out"} <= origins
 
     def test_node_times_are_placed_and_add_up(self, engine: Backend, tmp_path: Path) -> None:
-        case = build("wide")
+        case = self.build("wide")
         with opened(engine, case, tmp_path, OpenOptions(profiling=True)) as session:
             session.run(case.feeds[1])
             start = time.perf_counter()
@@ -360,7 +368,7 @@ class BackendConformance:
         assert 0.1 * wall_ms < sum(item.ms for item in times) < 3 * wall_ms
 
     def test_node_times_are_empty_without_profiling(self, engine: Backend, tmp_path: Path) -> None:
-        case = build("convolution")
+        case = self.build("convolution")
         with opened(engine, case, tmp_path) as session:
             session.run(case.feeds[0])
             assert session.node_times() == ()
@@ -369,7 +377,7 @@ class BackendConformance:
 
     def test_it_loads_no_other_engine(self, engine: Backend, tmp_path: Path) -> None:
         own = self.engine_modules or {engine.name}
-        write_job(build("convolution"), tmp_path)
+        write_job(self.build("convolution"), tmp_path)
         make_folders(tmp_path, "out")
         run_in_child(engine, tmp_path, "convert", "out")
         loaded = run_in_child(engine, tmp_path, "run", "out")

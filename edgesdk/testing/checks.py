@@ -71,7 +71,7 @@ def opened(
         yield session
 
 
-def check_results(session: Session, case: Case) -> None:
+def check_results(session: Session, case: Case, tolerance: float = FP32_ERROR) -> None:
     """Run all feeds; a result may differ from the standard by rounding only."""
     for feed in case.feeds:
         results: Feed = dict(session.run(feed))
@@ -82,7 +82,7 @@ def check_results(session: Session, case: Case) -> None:
             assert isinstance(got, np.ndarray)
             assert (got.dtype, got.shape) == (want.dtype, want.shape), name
             if want.dtype.kind == "f":
-                atol = FP32_ERROR * float(np.abs(want).max(initial=1))
+                atol = tolerance * float(np.abs(want).max(initial=1))
                 np.testing.assert_allclose(got, want, rtol=0, atol=atol, err_msg=name)
             else:
                 np.testing.assert_array_equal(got, want, err_msg=name)

@@ -60,6 +60,28 @@ class Case:
             onnx.save(model, path)
         return path
 
+    def fixed(self) -> Case:
+        """The same with the shapes of its first feed, and feeds of those shapes only."""
+        first = self.feeds[0]
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        lengths: dict[str, int] = {}
+        for value in model.graph.input:
+            for dim, length in zip(
+                value.type.tensor_type.shape.dim, first[value.name].shape, strict=True
+            ):
+                lengths |= {dim.dim_param: length} if dim.dim_param else {}
+                dim.dim_value = length
+        for value in model.graph.output:
+            for dim in value.type.tensor_type.shape.dim:
+                if dim.dim_param in lengths:
+                    dim.dim_value = lengths[dim.dim_param]
+        shapes = {name: array.shape for name, array in first.items()}
+        feeds = [f for f in self.feeds if shapes == {name: a.shape for name, a in f.items()}]
+        if len(feeds) == 1:
+            feeds.append({name: np.flip(array).copy() for name, array in first.items()})
+        return Case(name=self.name, model=model, feeds=tuple(feeds))
+
     def expected(self, feed: Feed) -> Feed:
         """The outputs by ONNX's reference evaluator."""
         from onnx.reference import ReferenceEvaluator

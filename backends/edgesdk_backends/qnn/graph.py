@@ -17,6 +17,15 @@ QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 CONVERSIONS = frozenset((QUANTIZE, DEQUANTIZE))
 
 
+def types_of(proto: onnx.ModelProto) -> dict[str, int]:
+    """The element type of each value that is known, in ONNX's numbering."""
+    from onnx import shape_inference
+
+    told = (*shape_inference.infer_shapes(proto).graph.value_info, *proto.graph.input)
+    types = {value.name: value.type.tensor_type.elem_type for value in (*told, *proto.graph.output)}
+    return types | {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
+
+
 class Graph:
     """The main graph of a model; built anew after each change of its structure."""
 

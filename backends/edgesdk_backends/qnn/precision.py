@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgesdk_backends.qnn.graph import CONVERSIONS, Graph
+from edgesdk_backends.qnn.graph import CONVERSIONS, Graph, types_of
 
 if TYPE_CHECKING:
     import onnx
@@ -26,18 +26,8 @@ def precisions(proto: onnx.ModelProto) -> dict[str, str]:
 
     Conversions are left out, and so is what has only constants to compute with.
     """
-    from onnx import shape_inference
-
     graph = Graph(proto)
-    types = {
-        value.name: value.type.tensor_type.elem_type
-        for value in (
-            *shape_inference.infer_shapes(proto).graph.value_info,
-            *proto.graph.input,
-            *proto.graph.output,
-        )
-    }
-    types |= {name: tensor.data_type for name, tensor in graph.stored.items()}
+    types = types_of(proto)
     fixed = set(graph.stored)
     found = {}
     for node in proto.graph.node:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgesdk_backends.qnn.graph import Graph
+from edgesdk_backends.qnn.graph import Graph, types_of
 
 if TYPE_CHECKING:
     import onnx
@@ -41,6 +41,7 @@ def adapt(proto: onnx.ModelProto) -> None:
     keep_bounds(proto)
     unsign_norm_weights(proto)
     fix_output_ranges(proto)
+    widen_casts(proto)
     _drop_unused(proto)
 
 
@@ -131,6 +132,31 @@ def _requantize(graph: Graph, name: str, ends: list[str]) -> None:
                         after = graph.readers(moved)
                         if after and all(list(reader.input[1:3]) == before for reader in after):
                             _requantize(graph, moved, ends)
+
+
+def widen_casts(proto: onnx.ModelProto) -> None:
+    """Make floats of uint8 and int16 by way of int32.
+
+    The HTP makes 1.0 of every uint8 that is not 0, in silence; int16 it leaves to the CPU.
+    """
+    from onnx import TensorProto, helper
+
+    types = types_of(proto)
+    taken = set(types) | {name for node in proto.graph.node for name in (node.name, *node.output)}
+    narrow = (TensorProto.UINT8, TensorProto.INT16)
+    floats = (TensorProto.FLOAT, TensorProto.FLOAT16)
+    nodes: list[onnx.NodeProto] = []
+    for node in proto.graph.node:
+        given = node.input[0] if node.op_type == "Cast" else ""
+        to = next((entry.i for entry in node.attribute if entry.name == "to"), 0)
+        if given and types.get(given) in narrow and to in floats:
+            wide = _fresh(taken, f"{given}.wide")
+            name = _fresh(taken, f"{node.name}.wide")
+            nodes.append(helper.make_node("Cast", [given], [wide], name=name, to=TensorProto.INT32))
+            node.input[0] = wide
+        nodes.append(node)
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
 
 
 def fuse_gelu(proto: onnx.ModelProto) -> None:
