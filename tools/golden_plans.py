@@ -29,7 +29,6 @@ from edgesdk.plan.candidate import Plan
 from edgesdk.plan.make import Engine, EngineFacts, SampleFacts, make_plan
 from edgesdk.profile import load_profile, profile_sources
 from edgesdk.profile_values import Profile
-from edgesdk.recipe import Recipe
 from edgesdk.signature import TensorInfo
 from edgesdk_backends.litert import LiteRtBackend
 from edgesdk_backends.litert.ethosu import EthosUBackend
@@ -42,13 +41,6 @@ GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden"
 REWRITE = "python tools/golden_plans.py --write"
 _BUILT_IN = "edgesdk_profiles/"
 _DETECTED = "x86"
-
-
-class _Unheard:
-    """What is known of an engine without an adapter: only what the profile says of it."""
-
-    def rejects(self, recipe: Recipe) -> None:
-        del recipe
 
 
 _ENGINES: dict[str, tuple[EngineFacts, str]] = {
