@@ -13,7 +13,7 @@ from edgesdk.backend import Backend, Compiled, NodePlacement, OpenOptions, Sessi
 from edgesdk.errors import BackendUnavailable, StepFailed
 from edgesdk.evidence import Evidence
 from edgesdk.recipe import Recipe
-from edgesdk_backends.qnn.about import PROGRAM, About, write_about
+from edgesdk_backends.qnn.about import FILE, PROGRAM, About, write_about
 from edgesdk_backends.qnn.compiler import Placed, run_compiler
 from edgesdk_backends.qnn.engine import CPU, PROVIDER, errors, is_board
 from edgesdk_backends.qnn.graph import CONVERSIONS
@@ -105,7 +105,11 @@ class QnnBackend(Backend):
             placed, log = run_compiler(artifact, program, wanted, Path(scratch))
         types = precisions(onnx_io.read_structure(artifact))
         placement = _placement(placed, types, read_reasons(log))
-        files = {file.name: file.stat().st_size for file in sorted(out.iterdir()) if file.is_file()}
+        files = {
+            file.name: file.stat().st_size
+            for file in sorted(out.glob(f"{program.stem}*"))
+            if file.name != FILE
+        }
         about = About(target=wanted, version=self.version(), placement=placement, files=files)
         _check_worth(about, program)
         write_about(about, out)
