@@ -115,13 +115,16 @@ class EthosUBackend(LiteRtBackend):
             operations(out / FILE), operations(out / PROGRAM), report, interface, wanted
         )
         _write_placement(placed, out)
+        program = out / PROGRAM
+        aside = tuple(file for file in out.iterdir() if file != program)
         left = [item for item in placed if item.unit == "cpu"]
         if len(left) == len(placed):
             note = "No operation runs on the NPU: Vela leaves all of them to the CPU, and estimates nothing."
-            return Compiled(program=out / PROGRAM, placement=placed, notes=(note,))
+            return Compiled(program=program, placement=placed, aside=aside, notes=(note,))
         return Compiled(
-            program=out / PROGRAM,
+            program=program,
             placement=placed,
+            aside=aside,
             estimate_ms=report.estimate_ms,
             cycles=report.cycles,
             memory_bytes=report.memory.get("SRAM"),
