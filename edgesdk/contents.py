@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from edgesdk.arrays import load_arrays
-from edgesdk.backend import OpenOptions, require_backend
-from edgesdk.bench import Built
+from edgesdk.backend import require_backend
+from edgesdk.bench import Bench, Built
 from edgesdk.bundle.golden import GoldenSample
 from edgesdk.bundle.manifest import Engine, Figure, Identity, TensorSource
 from edgesdk.bundle.manifest import Quality as QualityEntry
@@ -17,47 +18,38 @@ from edgesdk.decide import Outcome
 from edgesdk.evidence import Evidence
 from edgesdk.files import sha256_json
 from edgesdk.measure.result import Measurement
-from edgesdk.model import Model
 from edgesdk.pipeline import SINGLE
 from edgesdk.placement import UnitShares
-from edgesdk.profile_values import Profile
 from edgesdk.quality import Quality
 from edgesdk.samples import Samples
 from edgesdk.signature import Dim, TensorInfo
 
 
 def bundle_contents(
-    *,
-    model: Model,
-    profile: Profile,
-    samples: Samples,
+    bench: Bench,
     outcome: Outcome,
     built: Built,
+    *,
     reference: Path,
-    threads: int,
-    computed: Evidence,
-    simulate: bool,
     environment: Mapping[str, str],
 ) -> BundleContents:
     """Everything that ships, for the chosen outcome of a single model.
 
     Args:
+        bench: what the trials shared.
         outcome: the chosen one.
         built: its artifact, and its outputs on the first evaluation rows.
         reference: folder of the original's outputs on the evaluation rows.
-        threads: as measured.
-        computed: what outputs computed on that device are.
-        simulate: the unit of the device is not here.
         environment: facts of the machine that measured.
+
+    Raises:
+        StepFailed: the artifact does not open any more where it was tried.
     """
-    artifact = built.converted.path
+    artifact, model, samples = built.converted.path, bench.model, bench.samples
+    inputs, outputs, version = _ends(bench, built)
     backend = require_backend(built.choice.backend)
-    options = OpenOptions(
-        threads=threads, execution=built.choice.recipe.execution, simulate=simulate
-    )
-    with backend.open(artifact, options) as session:
-        inputs, outputs = session.inputs, session.outputs
-    version, runtime = backend.version(), profile.runtime(built.choice.backend)
+    runtime = bench.profile.runtime(built.choice.backend)
+    computed = bench.evidence if bench.device.simulates else bench.device.evidence
     component = BundledComponent(
         name=SINGLE,
         original_sha256=model.sha256,
@@ -65,7 +57,7 @@ def bundle_contents(
         engine=Engine(name=built.choice.backend, tested=version, minimum=_series(version)),
         artifact=artifact,
         folder=artifact.parent,
-        threads=threads,
+        threads=bench.threads,
         inputs=tuple((info, TensorSource(component=None, tensor=info.name)) for info in inputs),
         outputs=outputs,
         kept=built.choice.kept,
@@ -79,7 +71,7 @@ def bundle_contents(
     )
     return BundleContents(
         model=Identity(name=model.path.name, sha256=model.sha256),
-        profile=Identity(name=profile.name, sha256=sha256_json(profile.to_json())),
+        profile=Identity(name=bench.profile.name, sha256=sha256_json(bench.profile.to_json())),
         inputs=ports_in,
         outputs=ports_out,
         components=(component,),
@@ -89,6 +81,25 @@ def bundle_contents(
         environment={**environment, **_engine_there(built.choice.backend, outcome.measurement)},
         samples_fingerprint=samples.fingerprint,
     )
+
+
+def _ends(bench: Bench, built: Built) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...], str]:
+    """What the artifact takes and gives, and the version of the engine, where it was tried.
+
+    Not a step that is kept: a time budget that has ended must not cost the bundle.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgesdk-ends-") as scratch:
+        told = bench.device.run_step(
+            "edgesdk.steps:ends",
+            bench.opening(built.choice, built.converted),
+            folder=Path(scratch) / "step",
+            timeout_s=bench.workshop.limits.timeout_s,
+        ).response
+    inputs, outputs = (
+        tuple(TensorInfo(name=n, dtype=d, shape=tuple(shape)) for n, d, shape in told[side])
+        for side in ("inputs", "outputs")
+    )
+    return inputs, outputs, told["version"]
 
 
 def _engine_there(backend: str, measurement: Measurement | None) -> dict[str, str]:

@@ -488,15 +488,10 @@ def _finish(
         artifact = built.get(chosen.name) if chosen else None
         if chosen and artifact:
             contents = bundle_contents(
-                model=bench.model,
-                profile=profile,
-                samples=bench.samples,
-                outcome=chosen,
-                built=artifact,
+                bench,
+                chosen,
+                artifact,
                 reference=original.reference.folder / "outputs",
-                threads=bench.threads,
-                computed=bench.evidence if bench.device.simulates else bench.device.evidence,
-                simulate=bench.simulates(artifact.choice.backend),
                 environment=report.environment,
             )
             write_bundle(contents, folder / BUNDLE)

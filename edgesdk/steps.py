@@ -223,6 +223,17 @@ def compare_places(request: Request) -> Response:
     return {"outputs": [_fields(item) for item in departures.found], "version": _version(request)}
 
 
+def ends(request: Request) -> Response:
+    """`backend`, `artifact` -> `inputs` and `outputs` as name, dtype and shape; the engine's `version`."""
+    with _open(request) as session:
+        inputs, outputs = (
+            [[info.name, info.dtype, list(info.shape)] for info in infos]
+            for infos in (session.inputs, session.outputs)
+        )
+    version = require_backend(request["backend"]).version()
+    return {"inputs": inputs, "outputs": outputs, "version": version}
+
+
 def look_inside(request: Request) -> Response:
     """`backend`, `artifact`, `rows`, `runs` -> placement and mean time of every executed node.
 
