@@ -40,6 +40,7 @@ from edgesdk.farm.place import meter_of
 from edgesdk.farm.turns import MakingPlace
 from edgesdk.files import check_free_place, new_folder, sha256_json, write_json, write_text
 from edgesdk.machine import Machine, detect
+from edgesdk.measure.result import Measurement
 from edgesdk.measure.settings import Settings
 from edgesdk.model import Model
 from edgesdk.placing import look_inside, shares_inside
@@ -67,6 +68,8 @@ from edgesdk.workshop import Limits, Workshop, memory_limit
 
 REPORT_JSON, REPORT_HTML, BUNDLE = "report.json", "report.html", "bundle"
 """What an output folder holds."""
+_FEWER = 0.99
+"""A ratio of counts below which one is less than the other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -391,7 +394,7 @@ def _try_all(
             )
         bench.listen(Event(stage="try", state="begin", done=len(trials), total=total))
         measured = trial.outcome.measurement
-        if candidate.single == plan.baseline.single and measured and measured.speedup.high < 1.0:
+        if candidate.single == plan.baseline.single and measured and _is_slower(measured):
             notes += (
                 f"folding and fusing the graph made it slower on {backend} ({measured.speedup} x), "
                 "so the recipes for it start from the plain graph",
@@ -413,6 +416,11 @@ def _try_all(
         )
     trials = settle(bench, trials, outcome, original, accept_undecided=request.accept_undecided)
     return trials, outcome, refined, (*notes, *_left_out(bench, trials))
+
+
+def _is_slower(measured: Measurement) -> bool:
+    """Surely slower than the original; counts repeat within a thousandth, and have no interval for it."""
+    return measured.speedup.high < (1.0 if measured.latency else _FEWER)
 
 
 def _left_out(bench: Bench, trials: Sequence[Trial]) -> Iterator[str]:
@@ -499,8 +507,13 @@ def _finish(
         write_text(folder / REPORT_HTML, render_html(report))
     bench.listen(Event(stage="bundle", state="done", message=f"wrote {target}"))
     if chosen is None:
+        ruled_out = (
+            ""
+            if plan.candidates
+            else "".join(f"; {item.name} was not tried: {item.reason}" for item in plan.rejected)
+        )
         raise BudgetNotMet(
-            f"{decision.headline}; the report is {target / REPORT_HTML}", report=report
+            f"{decision.headline}{ruled_out}; the report is {target / REPORT_HTML}", report=report
         )
     return Deployment(
         plan=plan,
