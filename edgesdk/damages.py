@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from edgesdk.bench import Bench, Prepared, tool_versions
+from edgesdk.making import compress_choice
 from edgesdk.model import read_model
 from edgesdk.plan.candidate import Choice
 from edgesdk.plan.damage import SensitivityTable
 from edgesdk.precision import Precision
-from edgesdk.trial import compress_choice
 
 _ROWS = 8
 """Calibration rows that damages are seen on; a node's damage settles within a few."""

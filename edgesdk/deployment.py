@@ -40,6 +40,7 @@ from edgesdk.farm.place import meter_of
 from edgesdk.farm.turns import MakingPlace
 from edgesdk.files import check_free_place, new_folder, sha256_json, write_json, write_text
 from edgesdk.machine import Machine, detect
+from edgesdk.making import prepare_model
 from edgesdk.measure.result import Measurement
 from edgesdk.measure.settings import Settings
 from edgesdk.model import Model
@@ -62,7 +63,6 @@ from edgesdk.trial import (
     measure_original,
     open_original,
     place,
-    prepare_model,
 )
 from edgesdk.workshop import Limits, Workshop, memory_limit
 

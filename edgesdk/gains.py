@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from edgesdk.backend import NodePlacement, NodeTime
 from edgesdk.bench import Bench, Built, Prepared, Trial
 from edgesdk.errors import EdgeSdkError
+from edgesdk.making import compress_choice, convert_choice
 from edgesdk.model import read_model
 from edgesdk.placing import look_inside
 from edgesdk.plan.candidate import Choice
 from edgesdk.plan.gain import HEAVY, TracedTimes, gains_ms, trace_times, with_neighbours
-from edgesdk.trial import compress_choice, convert_choice
 
 _PROFILED_RUNS = 32
 

@@ -24,6 +24,7 @@ from edgesdk.damages import damage_of_sets, sensitivity_of
 from edgesdk.decide import SAME_SPEED, Outcome, decide, sure_speed
 from edgesdk.errors import BudgetError, EdgeSdkError, SamplesError, StepFailed
 from edgesdk.events import Event
+from edgesdk.making import smoothed
 from edgesdk.measure.result import Measurement
 from edgesdk.plan.allocate import Rung, ladder, order_by_worth
 from edgesdk.plan.candidate import Candidate
@@ -32,7 +33,7 @@ from edgesdk.plan.damage import SensitivityTable
 from edgesdk.plan.gain import without_losses
 from edgesdk.plan.refined import Refined, Tried
 from edgesdk.settle import secure
-from edgesdk.trial import check_candidate, measure_failed, smoothed, try_candidate
+from edgesdk.trial import check_candidate, measure_failed, try_candidate
 
 _WORTHWHILE = 0.02
 """Share of its time that a form must promise to lose before what makes it slow is tried alone."""

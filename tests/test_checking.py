@@ -23,6 +23,7 @@ from edgesdk.device.local import LocalDevice
 from edgesdk.events import nobody
 from edgesdk.evidence import Evidence
 from edgesdk.looks import plan_looks, shuffled
+from edgesdk.making import prepare_model
 from edgesdk.measure.meter import DirectMeter
 from edgesdk.model import read_model
 from edgesdk.plan.candidate import Plan
@@ -32,7 +33,7 @@ from edgesdk.report.html import render_html
 from edgesdk.report.markdown import render_markdown
 from edgesdk.samples import read_samples
 from edgesdk.testing.quick import QUICK
-from edgesdk.trial import check_fully, open_original, prepare_model, try_candidate
+from edgesdk.trial import check_fully, open_original, try_candidate
 from edgesdk.workshop import Limits, Workshop
 
 RECIPES = ("onnxruntime/fp32", "onnxruntime/w8a8-static")

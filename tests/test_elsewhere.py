@@ -28,6 +28,7 @@ from edgesdk.elsewhere import COMPARED_ROWS, rows_to_compare, with_elsewhere
 from edgesdk.events import nobody
 from edgesdk.evidence import Evidence
 from edgesdk.machine import detect
+from edgesdk.making import prepare_model
 from edgesdk.measure.meter import DirectMeter
 from edgesdk.model import read_model
 from edgesdk.profile import load_profile
@@ -37,7 +38,7 @@ from edgesdk.report.markdown import render_markdown
 from edgesdk.report.terminal import render_terminal
 from edgesdk.samples import read_samples
 from edgesdk.testing.quick import QUICK
-from edgesdk.trial import check_candidate, open_original, prepare_model
+from edgesdk.trial import check_candidate, open_original
 from edgesdk.workshop import Limits, Workshop
 
 debian_only = pytest.mark.skipif(
