@@ -196,7 +196,9 @@ def test_a_profile_finds_the_processor_that_stands_for_it(profile: str, core: st
 
 
 def test_an_unknown_device_is_refused_with_the_legal_ones(parts: Cache) -> None:
-    with pytest.raises(DeviceError, match=r"no device 'phone'; legal: local, emulated:cortex-a53"):
+    with pytest.raises(
+        DeviceError, match=r"no device 'phone'; legal: local, simulated, emulated:cortex-a53"
+    ):
         find_device("phone", ENGINES, parts)
     with pytest.raises(DeviceError, match=r"'cortex-a67'.*cortex-a76"):
         find_device("emulated:cortex-a67", ENGINES, parts)

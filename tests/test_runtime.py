@@ -92,7 +92,7 @@ def bundle(
     return folder / "bundle"
 
 
-@pytest.mark.parametrize("backend", USABLE)
+@pytest.mark.parametrize("backend", [n for n in USABLE if load_backend(n).simulation is None])
 def test_a_bundle_gives_what_its_engine_gives(
     backend: str, small_cnn: Path, feed: dict[str, Array], tmp_path: Path
 ) -> None:
