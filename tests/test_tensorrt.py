@@ -278,7 +278,10 @@ def test_blocks_hold_the_same_weights_in_either_form(
     stays_small = bits == 4 and depth % block == 0
     assert kinds == ({TensorProto.INT4, TensorProto.FLOAT} if stays_small else {TensorProto.FLOAT})
     found = run(packed, feed)["y"]
-    np.testing.assert_allclose(found, wanted, atol=0.02 * float(np.abs(wanted).max()) + 1e-4)
+    # onnxruntime rounds what it multiplies with blocks to 8 bits: at most half a step for each weight.
+    step = float(np.abs(feed["x"]).max()) / 127
+    most = float(np.abs(numpy_helper.to_array(weight)).sum(axis=0).max())
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=step / 2 * most + 1e-4)
 
 
 def _in_blocks(model: onnx.ModelProto, recipe: Recipe) -> onnx.ModelProto:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -115,16 +116,25 @@ def compare_counts(
 
     Returns:
         The baseline's measurement, whose ratio is exactly 1, and the candidate's: the ratio of the
-        instructions of a run, with the least and the most that single runs allow.
+        instructions of a run, with the least and the most that all but the outermost runs allow: now
+        and then the interpreter does some work of its own in one.
     """
     old, new = baseline[1].runs, candidate[1].runs
     ratio = Interval(
         value=baseline[1].mean / candidate[1].mean,
-        low=sum(map(min, old)) / sum(map(max, new)),
-        high=sum(map(max, old)) / sum(map(min, new)),
+        low=sum(map(_few, old)) / sum(map(_many, new)),
+        high=sum(map(_many, old)) / sum(map(_few, new)),
     )
     same = Interval(value=1.0, low=1.0, high=1.0)
     return _result(*baseline, same, device), _result(*candidate, ratio, device)
+
+
+def _few(runs: Sequence[int]) -> int:
+    return sorted(runs)[1]
+
+
+def _many(runs: Sequence[int]) -> int:
+    return sorted(runs)[-2]
 
 
 def _result(target: Target, counts: Counts, ratio: Interval, device: Place) -> Measurement:
