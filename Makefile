@@ -32,7 +32,7 @@ check: setup
 test: check models vendors
 	$(RUN) -m pytest
 
-# What takes minutes: a whole ARM computer under emulation.
+# What takes minutes: a whole ARM computer under emulation, and deploys on emulated and far devices.
 nightly: setup vendors
 	$(RUN) -m pytest -m nightly
 

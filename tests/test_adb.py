@@ -201,6 +201,7 @@ def processes_of(board: Board) -> list[str]:
     return found
 
 
+@pytest.mark.nightly
 @needs_debian
 def test_a_deploy_over_adb_measures_there(url: str, small_mlp: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)

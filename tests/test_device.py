@@ -276,6 +276,7 @@ def test_integer_products_are_exact_on_arm_and_saturate_on_old_x86(
         assert np.abs(clipped - exact).max() > 0.05 * np.ptp(exact)
 
 
+@pytest.mark.nightly
 @debian_only
 def test_dot_products_save_instructions(products: Path, tmp_path: Path, parts: Cache) -> None:
     """A Cortex-A76 has them, a Cortex-A53 has not: the engine takes other kernels."""

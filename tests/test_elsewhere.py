@@ -207,6 +207,7 @@ def saturating(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.nightly
 @debian_only
 def test_int8_departs_on_an_old_processor_and_float_does_not(
     saturating: Path, tmp_path: Path

@@ -244,6 +244,7 @@ except BackendUnavailable as exc:
     assert "pip install 'edgesdk[farm]'" in done.stdout
 
 
+@pytest.mark.nightly
 def test_a_fleet_ends_in_one_output_for_each_profile(
     farm: LocalFarm, small_cnn: Path, images: Path, tmp_path: Path
 ) -> None:

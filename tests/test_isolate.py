@@ -265,6 +265,7 @@ def test_grandchildren_are_not_left_behind(step: Path, escape: bool, linger: flo
 def test_nothing_survives_the_process_that_asked(step: Path, number: signal.Signals) -> None:
     pid_file = step.parent / "pid"
     code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # as a shell may not
         "from pathlib import Path; from edgesdk.isolate import run_isolated; "
         f"run_isolated('steps:hang_with_a_grandchild', {{'pid': {str(pid_file)!r}}}, "
         f"folder=Path({str(step)!r}), timeout_s=60)"
