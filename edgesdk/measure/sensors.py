@@ -40,7 +40,6 @@ _OFF_CELSIUS = -256.0
 
 _RAIL = re.compile(r"(?<![\w@])([A-Z][A-Z0-9_]*) (\d+)(?:mW)?/(\d+)(?:mW)?(?![\w%])")
 _DEGREES = re.compile(r"(?<!\S)([A-Za-z]\w*)@(-?\d+(?:\.\d+)?)C(?!\w)")
-_LOAD = re.compile(r"\bGR3D_FREQ (\d+)%")
 _NOT_RAILS = frozenset(("RAM", "SWAP", "IRAM", "NC"))
 _VALUE = re.compile(r"=\s*(0x[0-9a-fA-F]+|-?\d+(?:\.\d+)?)")
 
@@ -103,12 +102,6 @@ def parse_tegrastats(line: str) -> tuple[Reading, ...]:
         if float(degrees) != _OFF_CELSIUS
     ]
     return (*power, *warmth)
-
-
-def tegrastats_gpu_load(line: str) -> float | None:
-    """Share of the GPU's time that was busy, from 0 to 1; None where the line does not tell."""
-    match = _LOAD.search(line)
-    return int(match[1]) / 100 if match else None
 
 
 def read_ina3221(root: Path = Path("/")) -> tuple[Reading, ...]:
