@@ -149,6 +149,7 @@ def _figures(measurement: Measurement | None) -> tuple[Figure, ...]:
         ("load", "ms"): measurement.load_ms,
         ("first_run", "ms"): measurement.first_run_ms,
         ("peak_memory", "MiB"): measurement.peak_mib,
+        ("energy", "mJ"): measurement.run_mj,
     }
     figures = [
         Figure(

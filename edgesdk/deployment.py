@@ -286,7 +286,7 @@ def _bench(
         threads=1
         if device.tells == "instructions"
         else request.threads or _threads(profile, machine),
-        settings=settings,
+        settings=replace(settings, sensors=settings.sensors or profile.sensors),
         device=device,
         profile=profile,
         meter=meter_of(device),

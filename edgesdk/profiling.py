@@ -18,6 +18,7 @@ from edgesdk.errors import BackendUnavailable, DeviceError, InputError
 from edgesdk.measure.alone import Alone, measure_alone
 from edgesdk.measure.settings import Inputs, Settings, Target
 from edgesdk.model import read_model
+from edgesdk.profile import load_profile
 from edgesdk.recipe import Recipe
 from edgesdk.samples import INPUT_PREFIX, Samples, assumed_lengths, read_samples, synthesise
 from edgesdk.signature import TensorInfo
@@ -60,6 +61,7 @@ def profile_target(
     execution: str,
     threads: int | None,
     device: str = LOCAL,
+    profile: str | None = None,
 ) -> Profiling:
     """Profile a bundle or an ONNX file.
 
@@ -69,10 +71,11 @@ def profile_target(
         backend, execution: for an ONNX file; a bundle says its own.
         threads: None for what the bundle says, or all usable cores.
         device: where; see `edgesdk.device.find`.
+        profile: name or file of the device's profile, for its sensors; None to read none.
 
     Raises:
         DeviceError: the device cannot be reached or used, or tells no times.
-        InputError: neither a bundle nor an ONNX file, or samples that do not fit.
+        InputError: neither a bundle nor an ONNX file, samples that do not fit, or no such profile.
         BackendUnavailable: the engine is not usable here.
         StepFailed: the engine crashed, hung or refused.
     """
@@ -81,6 +84,7 @@ def profile_target(
             f"{device} tells no times: what is emulated takes as long as the emulator takes; "
             "profile on the device itself, or count instructions with: edgesdk deploy"
         )
+    settings = Settings(sensors=load_profile(profile).sensors if profile else ())
     with tempfile.TemporaryDirectory(prefix="edgesdk-profile-") as name:
         scratch = Path(name)
         opened, signature = _opened(target, backend, execution, threads, scratch)
@@ -91,7 +95,7 @@ def profile_target(
         )
         with closing(find_device(device, [opened.backend], Cache())) as place:
             opened = replace(opened, threads=opened.threads or place.machine().logical_cores)
-            alone = measure_alone(opened, inputs, Settings(), place, scratch / "measure")
+            alone = measure_alone(opened, inputs, settings, place, scratch / "measure")
             response = place.run_step(
                 "edgesdk.steps:look_inside",
                 {

@@ -123,6 +123,8 @@ def _row(
         load_ms=measurement.load_ms if measurement else None,
         first_run_ms=measurement.first_run_ms if measurement else None,
         peak_mib=measurement.peak_mib if measurement else None,
+        run_mj=measurement.run_mj if measurement else None,
+        sensed=measurement.sensed if measurement else (),
         instructions=measurement.instructions if measurement else None,
         estimate_ms=measurement.estimate_ms if measurement else None,
         cycles=measurement.cycles if measurement else None,

@@ -21,6 +21,7 @@ from edgesdk.evidence import Evidence
 from edgesdk.measure.alone import Alone
 from edgesdk.measure.bench import ColdStart
 from edgesdk.measure.result import Interval, Latency, Measurement
+from edgesdk.measure.sensing import Sensed
 from edgesdk.profile import load_profile, profile_names
 from edgesdk.profiling import Profiling
 from edgesdk.report import words
@@ -268,6 +269,28 @@ def test_rows_are_shown_where_a_check_stopped_before_the_last() -> None:
         assert "1,251" in shown(early)
         assert "156" in shown(early)
         assert "1,251" not in shown(fully)
+
+
+def test_energy_is_shown_where_the_device_tells_power() -> None:
+    rail = Sensed(
+        name="VDD_IN", kind="power", unit="mW", idle=4100.0, loaded=9120.5, readings=20, run_mj=36.5
+    )
+    rows = (REPORT.rows[0], replace(REPORT.rows[1], run_mj=36.5, sensed=(rail,)), *REPORT.rows[2:])
+    report = replace(REPORT, rows=rows)
+    assert DeployReport.from_json(json.loads(json.dumps(report.to_json()))) == report
+    page = render_html(report)
+    for told in (
+        "Power and heat",
+        "VDD_IN (power)",
+        "4,100.0 mW",
+        "9,120.5 mW",
+        "mJ a run",
+        "36.5",
+    ):
+        assert told in page
+    assert "36.5" in in_terminal(report, 160)
+    assert "Power and heat" not in render_html(REPORT)
+    assert "mJ" not in in_terminal(REPORT, 160)
 
 
 def test_markdown_has_one_row_for_each_candidate() -> None:

@@ -97,6 +97,8 @@ def test_the_power_of_a_rail_is_its_voltage_times_its_current(tmp_path: Path) ->
     second = chip(tmp_path, "1-0041", ("CV", "5000", "10"), ("VDDQ", "not a number", "3"))
     (second / "in1_enable").write_text("0")
     found = values(read_ina3221(tmp_path), "power")
+    silent = command("no-such-folder/tegrastats")
+    assert values(read_sensor(silent, tmp_path), "power") == found
     assert found == pytest.approx({"VDD_IN": 4120.0, "VDD_CPU_GPU_CV": 519.168})
     assert read_ina3221(tmp_path / "elsewhere") == ()
 

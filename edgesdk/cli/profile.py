@@ -22,6 +22,10 @@ def profile(
     ] = "fp32",
     threads: Threads = None,
     device: Device = None,
+    device_profile: Annotated[
+        str | None,
+        typer.Option("--profile", help="Profile of the device: its sensors of power are read."),
+    ] = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Operations to list.")] = 15,
     as_json: Json = False,
 ) -> None:
@@ -37,5 +41,6 @@ def profile(
             execution=execution,
             threads=threads,
             device=device or "local",
+            profile=device_profile,
         )
         emit(found.to_json(), profiling_view(found, top=top), as_json=as_json)

@@ -33,6 +33,7 @@ from edgesdk.farm.turns import turn
 from edgesdk.measure.meter import DirectMeter
 from edgesdk.measure.settings import Inputs, Settings, Target
 from edgesdk.process import error_to_json
+from edgesdk.profile_values import Sensor
 
 DEVICE = "EDGESDK_FARM_DEVICE"
 """Environment variable of a worker: the device it drives; this machine where it is not set."""
@@ -215,7 +216,10 @@ def _inputs(data: dict[str, Any]) -> Inputs:
 
 def _settings(data: dict[str, Any]) -> Settings:
     cores = data["cores"]
-    return Settings(**{**data, "cores": None if cores is None else tuple(cores)})
+    sensors = tuple(Sensor(**sensor) for sensor in data["sensors"])
+    return Settings(
+        **{**data, "cores": None if cores is None else tuple(cores), "sensors": sensors}
+    )
 
 
 def _clock(left_s: float | None) -> Callable[[], float]:

@@ -59,6 +59,7 @@ def measure_alone(
             side.start()
         side.warm_up()
         _time_windows(side, settings)
+        side.sense()
         side.stop()
         environment, warnings = bench.environment()
     same = Interval(value=1.0, low=1.0, high=1.0)

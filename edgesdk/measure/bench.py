@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from edgesdk.device.base import Device, Runner
 from edgesdk.measure.environment import changes
 from edgesdk.measure.result import Interval, Measurement
+from edgesdk.measure.sensing import WATCHED, Sensed, Watched, summarise_sensors, throttled
 from edgesdk.measure.series import Window, is_settled, remarks, spread_out, summarise
 from edgesdk.measure.settings import Inputs, Settings, Target
+from edgesdk.profile_values import Sensor
 
 _SETTLE_S = 0.02
 """Runs that are not timed after a runner was frozen: its caches and the clock come back."""
@@ -72,6 +74,10 @@ class Bench:
                 self.cores: list[int] = self._ask({"do": "cores", "count": self._threads})["cores"]
             else:
                 self.cores = list(self.settings.cores)
+            self._rest = self._sense(self.settings.sensors, 0.0)
+            self._watched = _power_sensors(self.settings.sensors, self._rest)
+            if self._watched:
+                self._rest = self._sense(self.settings.sensors, self.settings.sense_seconds)
             self._before = self._ask({"do": "counters"})
         except BaseException:
             self._runners.close()
@@ -108,10 +114,40 @@ class Bench:
             "pinned_cores": ", ".join(map(str, self.cores)) or "no",
             "timed_inputs": f"{count} of {len(self.inputs.rows)}",
         }
+        warnings += throttled(self._rest, self._sense(self.settings.sensors, 0.0))
         return facts, warnings if self.cores else (*warnings, _COMMON_CPU_NOTE)
+
+    def sense(self, runner: Runner) -> tuple[Sensed, ...]:
+        """What sensors of power tell while a runner goes on through the cycle; empty without any."""
+        if not self._watched:
+            return ()
+        request = _sensing(self._watched, self.cycle or [0], self.settings.sense_seconds)
+        told = runner.ask(request, timeout_s=self.settings.timeout_s)
+        return summarise_sensors(self._rest, told["watched"], told["seconds"] / told["runs"])
+
+    def _sense(self, sensors: Sequence[Sensor], seconds: float) -> Watched:
+        """What sensors tell while nothing runs."""
+        if not sensors:
+            return []
+        watched: Watched = self._ask(_sensing(sensors, [], seconds))["watched"]
+        return watched
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         return self._observer.ask(request, timeout_s=self.settings.timeout_s)
+
+
+def _sensing(sensors: Sequence[Sensor], rows: list[int], seconds: float) -> dict[str, Any]:
+    """The request to watch sensors."""
+    listed = [asdict(sensor) for sensor in sensors]
+    return {"do": "sense", "sensors": listed, "rows": rows, "seconds": seconds}
+
+
+def _power_sensors(sensors: Sequence[Sensor], seen: Watched) -> tuple[Sensor, ...]:
+    """Those of power that gave a reading, and with them those that tell how warm it gets."""
+    kinds = {item["kind"] for item in seen[-1]["readings"]} if seen else set()
+    if not kinds & WATCHED:
+        return ()
+    return tuple(sensor for sensor in sensors if sensor.kind in kinds)
 
 
 class Side:
@@ -121,6 +157,7 @@ class Side:
         windows: what was timed, in order.
         starts: one for each process that it was opened in.
         unsettled: a warm-up ended without becoming steady.
+        sensed: what sensors told while it ran, once asked.
     """
 
     def __init__(self, label: str, target: Target, bench: Bench) -> None:
@@ -128,6 +165,7 @@ class Side:
         self.windows: list[Window] = []
         self.starts: list[ColdStart] = []
         self.unsettled = False
+        self.sensed: tuple[Sensed, ...] = ()
         self._label, self._bench = label, bench
         self._runner: Runner | None = None
         self._groups: list[int] = []
@@ -185,6 +223,11 @@ class Side:
         settle_s = _SETTLE_S if self._run_ms < 2000 * _SETTLE_S else 0.0
         self.windows.append(self._window(settings.window_s, runs, settle_s=settle_s))
 
+    def sense(self) -> None:
+        """Run on for a while, awake and not timed, with an eye on the device's sensors."""
+        assert self._runner is not None, "start comes first"
+        self.sensed = self._bench.sense(self._runner)
+
     def freeze(self) -> None:
         """Rest: idle threads of engines spin, and would take the cores of the other side."""
         if self._runner:
@@ -224,6 +267,7 @@ class Side:
             artifact_bytes=sum(file.stat().st_size for file in self.target.all_files()),
             threads=self.target.threads,
             evidence=self._bench.device.evidence,
+            sensed=self.sensed,
             environment={
                 **environment,
                 self.target.backend: self._version,

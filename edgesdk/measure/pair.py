@@ -101,6 +101,7 @@ def _take_turns(sides: tuple[Side, Side], settings: Settings) -> None:
             break
     for side in sides:
         side.thaw()
+        side.sense()
         side.stop()
 
 
@@ -112,6 +113,8 @@ def _take_turns_alone(sides: tuple[Side, Side], settings: Settings) -> None:
             side.start()
             side.warm_up()
             side.time_window()
+            if number == 0:
+                side.sense()
             side.stop()
         if _is_enough(sides, settings, time.monotonic() - begun):
             return

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from edgesdk.errors import DeviceError
 from edgesdk.evidence import Evidence
+from edgesdk.measure.sensing import Sensed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,7 @@ class Measurement:
         instructions: executed in a run, in one thread; the mean over the inputs.
         estimate_ms, cycles: of a run, as the compiler for the unit states them.
         working_bytes: memory that a run takes beside the program, as it states.
+        sensed: what sensors of the device told while it ran, where it has any of power.
         environment: facts about the machine and the run (CPU, cores, governor, load, versions).
         warnings: what a reader should know (noisy, throttled, other load, few runs).
     """
@@ -83,6 +85,7 @@ class Measurement:
     estimate_ms: float | None = None
     cycles: int | None = None
     working_bytes: int | None = None
+    sensed: tuple[Sensed, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
@@ -91,6 +94,14 @@ class Measurement:
         """Peak resident memory of the whole process, loading and running."""
         known = [mib for mib in (self.peak_load_mib, self.peak_run_mib) if mib is not None]
         return max(known, default=None)
+
+    @property
+    def run_mj(self) -> float | None:
+        """Millijoules that a run takes: of the sensor that tells the most, as it holds the others.
+
+        A rail of the whole board holds those of its parts. None where no sensor tells power.
+        """
+        return max((item.run_mj for item in self.sensed if item.run_mj is not None), default=None)
 
     @property
     def timed(self) -> Latency:
@@ -135,6 +146,7 @@ class Measurement:
                 "latency": latency,
                 "speedup": Interval(**data["speedup"]),
                 "evidence": Evidence(data["evidence"]),
+                "sensed": tuple(Sensed(**item) for item in data["sensed"]),
                 "warnings": tuple(data["warnings"]),
             }
         )

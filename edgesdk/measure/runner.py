@@ -10,6 +10,7 @@ no other part of edgesdk than the modules imported here, so it can run where lit
                                              import, load and first run, with their costs
     window    rows seconds min_runs settle_s times of runs, whole cycles over those rows
     count     rows runs                      instructions of runs, where an emulator counts them
+    sense     sensors rows seconds           sensors watched, while it runs those rows or nothing
     memory                                   its peak since loading; processor time used
 
 Every answer is an object; `{"error": …}` is an error of ours as plain values.
@@ -32,7 +33,9 @@ from typing import IO, Any
 from edgesdk.backend import Array, OpenOptions, Session, require_backend
 from edgesdk.errors import DeviceError, EdgeSdkError, SamplesError
 from edgesdk.measure.environment import choose_cores, counters, facts, free_mib
+from edgesdk.measure.sensing import Watch
 from edgesdk.process import COUNTS, error_to_json, hold_leash, memory_now, reset_peak
+from edgesdk.profile_values import Sensor
 
 Answer = dict[str, Any]
 
@@ -54,6 +57,7 @@ class _Runner:
             "open": self.open,
             "window": self.window,
             "count": self.count,
+            "sense": self.sense,
             "memory": self.memory,
         }
 
@@ -130,6 +134,17 @@ class _Runner:
         finally:
             gc.enable()
         return {"instructions": _counted(runs * len(rows))}
+
+    def sense(self, sensors: list[dict[str, str]], rows: list[int], seconds: float) -> Answer:
+        watched = [Sensor(**sensor) for sensor in sensors]  # type: ignore[arg-type]
+        runs = 0
+        begun = time.monotonic()
+        with Watch(watched) as watch:
+            if rows:
+                runs = len(self._time([self._feeds[row] for row in rows], seconds, 1))
+            else:
+                time.sleep(seconds)
+        return {"watched": watch.seen, "seconds": time.monotonic() - begun, "runs": runs}
 
     def memory(self) -> Answer:
         return {"peak_mib": memory_now()["peak_mib"], "cpu_s": time.process_time()}

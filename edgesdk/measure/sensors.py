@@ -69,6 +69,8 @@ def read_sensors(sensors: Iterable[Sensor], root: Path = Path("/")) -> tuple[Rea
 def read_sensor(sensor: Sensor, root: Path = Path("/")) -> tuple[Reading, ...]:
     """What one sensor tells now: a value for each file, or for each of its kind that a command prints.
 
+    Where `tegrastats` says nothing, the chips that it reads power from are read directly.
+
     Args:
         sensor: of a profile.
         root: where the system's files are; commands are this machine's in any case.
@@ -77,7 +79,8 @@ def read_sensor(sensor: Sensor, root: Path = Path("/")) -> tuple[Reading, ...]:
         return _read_files(sensor, root)
     line = _first_line(sensor.at)
     if Path(sensor.at.split()[0]).name == "tegrastats":
-        return tuple(item for item in parse_tegrastats(line) if item.kind == sensor.kind)
+        told = parse_tegrastats(line) or read_ina3221(root)
+        return tuple(item for item in told if item.kind == sensor.kind)
     match = _VALUE.search(line)
     if not match:
         return ()

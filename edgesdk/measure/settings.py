@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgesdk.errors import InputError
+from edgesdk.profile_values import Sensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +96,8 @@ class Settings:
         cores: what to pin the runs to; None for the idlest full cores, one for each thread.
         timeout_s: limit on any single answer of a runner (loading, one window).
         memory_bytes: limit on the memory of one runner; None for none.
+        sensors: of the device; those of power are watched while the artifact runs on for
+            `sense_seconds`, apart from what is timed.
     """
 
     window_s: float = 0.05
@@ -115,6 +118,8 @@ class Settings:
     cores: tuple[int, ...] | None = None
     timeout_s: float = 300.0
     memory_bytes: int | None = None
+    sensors: tuple[Sensor, ...] = ()
+    sense_seconds: float = 2.0
 
 
 def glob_escape(text: str) -> str:

@@ -12,6 +12,7 @@ from edgesdk.departures import ThereAndHere
 from edgesdk.device.base import Tells
 from edgesdk.evidence import Evidence
 from edgesdk.measure.result import Interval, Latency
+from edgesdk.measure.sensing import Sensed
 from edgesdk.placement import UnitShares
 from edgesdk.plan.refined import Refined
 
@@ -51,6 +52,7 @@ class Row:
         latency: percentiles, and the run times for the distribution.
         load_ms, first_run_ms: from artifact to ready session, and the first run after it.
         peak_mib: peak resident memory of the whole process.
+        run_mj, sensed: energy of a run, and what each sensor of the device told, where it has any.
         instructions: executed in a run, where these were counted instead of timing it.
         estimate_ms, cycles, working_bytes: of a run, as the compiler for the unit states them.
         predicted_ms, predicted_peak_mib: what the cost model expected of `p50_ms` and `peak_mib`,
@@ -78,6 +80,8 @@ class Row:
     load_ms: float | None = None
     first_run_ms: float | None = None
     peak_mib: float | None = None
+    run_mj: float | None = None
+    sensed: tuple[Sensed, ...] = ()
     instructions: float | None = None
     estimate_ms: float | None = None
     cycles: int | None = None
@@ -255,6 +259,7 @@ def _row(data: Mapping[str, Any]) -> Row:
             "evidence": Evidence(data["evidence"]),
             "warnings": tuple(data["warnings"]),
             "kept": tuple(data["kept"]),
+            "sensed": tuple(Sensed(**item) for item in data.get("sensed", ())),
             "elsewhere": ThereAndHere.from_json(elsewhere) if elsewhere else None,
         }
     )

@@ -12,6 +12,7 @@ from edgesdk.report.markup import Markup, el
 from edgesdk.report.page import page, section
 from edgesdk.report.plots import distributions, operations, tradeoff
 from edgesdk.report.refinement import refinements
+from edgesdk.report.sensed import sensed_on_page
 from edgesdk.report.table import candidate_table
 
 
@@ -44,6 +45,7 @@ def _sections(report: DeployReport, numbers: Mapping[str, int]) -> list[Markup |
         ),
         _operations(report),
         section(*fallback_on_page(report)),
+        section(*sensed_on_page(report)),
         _elsewhere(report),
         _rejected(report),
         _facts(report),

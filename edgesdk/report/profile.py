@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgesdk.report import words
+from edgesdk.report.sensed import sensed_in_terminal
 
 if TYPE_CHECKING:
     from edgesdk.profile_values import Capability, Figure, Profile, Runtime, Unit
@@ -127,6 +128,8 @@ def profiling_view(found: Profiling, *, top: int) -> RenderableType:
         _warm(found),
         _cold(found),
     ]
+    if measurement.sensed:
+        parts.append(sensed_in_terminal(measurement.sensed))
     if found.node_times:
         parts += [_operations(found, top), _nodes(found, top)]
     else:

@@ -105,6 +105,7 @@ def _times(report: DeployReport) -> list[_Column]:
         _size(),
         _Column("peak", lambda row: words.mebibytes(row.peak_mib), lambda row: row.peak_mib),
         _Column("load ms", lambda row: words.milliseconds(row.load_ms), lambda row: row.load_ms),
+        _Column("mJ a run", lambda row: words.millijoules(row.run_mj), lambda row: row.run_mj),
     ]
 
 

@@ -99,6 +99,8 @@ def _columns(report: DeployReport, *, wide: bool) -> list[_Column]:
             _Column("load ms", lambda row: words.milliseconds(row.load_ms), wide_only=True),
             cosine,
         ]
+    if any(row.run_mj is not None for row in report.rows):
+        columns.insert(-1, _Column("mJ\na run", lambda row: words.millijoules(row.run_mj)))
     if any(row.predicted_ms is not None for row in report.rows):
         columns.insert(3, _Column("predicted", words.predicted, wide_only=True))
     if words.some_stopped_early(report):

@@ -66,6 +66,11 @@ def millions(value: float | None) -> str:
     return ABSENT if value is None else _digits(value / 1e6)
 
 
+def millijoules(value: float | None) -> str:
+    """Energy of a run."""
+    return ABSENT if value is None else _digits(value)
+
+
 def kibibytes(value: float | None) -> str:
     """Memory of small devices."""
     return ABSENT if value is None else f"{value / 1024:,.0f} KiB"
