@@ -1,10 +1,11 @@
 """Reference models deployed to devices that are not here: a bundle, or a refusal with its reason.
 
-    python -m benchmarks.deploy_devices --ref build/ref --out benchmarks/results --rows 32 [PROFILE…]
+    python -m benchmarks.deploy_devices --ref build/ref --out benchmarks/results --rows 32 [--pad 32] [NAME…]
 
 Every profile is deployed to as its documentation says that it can be without the board: processors are
 emulated, units with a compiler of their own are simulated. What counts is that each deploy ends in a
-bundle whose manifest says of every figure how it was obtained, or in a typed error.
+bundle whose manifest says of every figure how it was obtained, or in a typed error. With `--pad`, samples of
+many lengths are filled up with zeros to one length, as an app does for a unit that takes fixed shapes.
 """
 
 from __future__ import annotations
@@ -12,14 +13,19 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.common import Subject, opened, run
+from edgesdk.arrays import load_arrays, save_arrays
 from edgesdk.bundle.read import read_manifest
 from edgesdk.deployment import BUNDLE, deploy
 from edgesdk.errors import EdgeSdkError
 from edgesdk.measure.settings import Settings
+from edgesdk.report.document import Row
 
 DEVICES = {
     "raspberry-pi-4": "emulated:cortex-a72",
@@ -43,6 +49,8 @@ class Ended:
             manifest with its evidence; None where there is none.
         refusal: type and message of the error, or None.
         others: status and reason of every other candidate.
+        candidates: the figures of all that have any.
+        padded: to which length the samples were filled up, and how many longer ones were left out.
     """
 
     model: str
@@ -50,6 +58,8 @@ class Ended:
     bundle: dict[str, Any] | None
     refusal: dict[str, str] | None
     others: dict[str, str]
+    candidates: dict[str, dict[str, Any]]
+    padded: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,17 +80,54 @@ def main() -> int:
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", default=",".join(MODELS), help="which reference models")
+    parser.add_argument("--pad", type=int, help="fill up samples of many lengths to this one")
 
 
 def _all_models(profile: str, options: argparse.Namespace) -> Found:
     ended = []
     for model in options.models.split(","):
         with opened(options.ref / model, options.rows) as subject:
-            ended.append(_deployed(subject, profile))
+            ended.append(_deployed(*_padded(subject, options.pad), profile))
     return Found(profile=profile, device=DEVICES[profile], ended=tuple(ended))
 
 
-def _deployed(subject: Subject, profile: str) -> Ended:
+def _padded(subject: Subject, length: int | None) -> tuple[Subject, str | None]:
+    """The same with samples of one length, and what was done; itself where they have one already."""
+    if length is None or subject.samples.uniform_shapes[subject.model.inputs[0].name]:
+        return subject, None
+    names = {info.name for info in subject.model.inputs}
+    out = subject.scratch / "padded"
+    out.mkdir()
+    longer = 0
+    for file in sorted(Path(subject.source).glob("*.npz")):
+        arrays = load_arrays(file)
+        if max(arrays[name].shape[1] for name in names) > length:
+            longer += 1
+            continue
+        for name in names:
+            arrays[name] = np.pad(arrays[name], ((0, 0), (0, length - arrays[name].shape[1])))
+        save_arrays(out / file.name, arrays)
+    return replace(subject, source=str(out)), f"to {length}, {longer} longer ones left out"
+
+
+def _figures(row: Row) -> dict[str, Any]:
+    """What is known of a candidate."""
+    known = {
+        "cosine": row.cosine,
+        "rows": row.rows,
+        "size_bytes": row.size_bytes,
+        "instructions": row.instructions,
+        "ratio": row.speedup.value if row.speedup else None,
+        "estimate_ms": row.estimate_ms,
+        "cycles": row.cycles,
+        "working_bytes": row.working_bytes,
+        "nodes": dict(row.placement) or None,
+        **{metric.name: metric.value for metric in row.metrics},
+    }
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def _deployed(subject: Subject, padded: str | None, profile: str) -> Ended:
     asked = {**subject.asked, "profile": profile, "device": DEVICES[profile]}
     asked["accept_undecided"] = True  # the rows are few, as emulation is slow
     asked["settings"] = SETTINGS
@@ -96,6 +143,8 @@ def _deployed(subject: Subject, profile: str) -> Ended:
             bundle=None,
             refusal={"error": type(exc).__name__, "message": told},
             others={},
+            candidates={},
+            padded=padded,
         )
     manifest = read_manifest(out / BUNDLE)
     figures = [*manifest.measured, *manifest.quality.figures]
@@ -118,6 +167,8 @@ def _deployed(subject: Subject, profile: str) -> Ended:
             if item.name != done.decision.chosen
         }
         | {item.name: f"not tried: {item.reason}" for item in done.plan.rejected},
+        candidates={row.name: _figures(row) for row in done.report.rows if row.has_figures},
+        padded=padded,
     )
 
 
