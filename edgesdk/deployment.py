@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edgesdk.backend import backend_names, load_backend
+from edgesdk.begin import bench_of, evidence_on, limits_of
 from edgesdk.bench import Bench, Original, Trial
 from edgesdk.blame import blame_conversions
 from edgesdk.bundle.write import write_bundle
@@ -21,25 +21,20 @@ from edgesdk.contents import bundle_contents
 from edgesdk.damages import sensitivity
 from edgesdk.decide import Decision, Outcome, decide, sure_speed
 from edgesdk.device.base import Place
-from edgesdk.device.cores import cores_like
 from edgesdk.device.find import LOCAL
 from edgesdk.device.local import LocalDevice
-from edgesdk.device.simulated import SIMULATED
-from edgesdk.elsewhere import rows_to_compare, with_elsewhere
+from edgesdk.elsewhere import with_elsewhere
 from edgesdk.errors import (
     BudgetError,
     BudgetNotMet,
-    DeviceError,
     OutputError,
     SamplesError,
     StepFailed,
 )
 from edgesdk.events import Event, Listener, nobody
 from edgesdk.evidence import Evidence
-from edgesdk.farm.place import meter_of
 from edgesdk.farm.turns import MakingPlace
-from edgesdk.files import check_free_place, new_folder, sha256_json, write_json, write_text
-from edgesdk.machine import Machine, detect
+from edgesdk.files import check_free_place, new_folder, write_json, write_text
 from edgesdk.making import prepare_model
 from edgesdk.measure.result import Measurement
 from edgesdk.measure.settings import Settings
@@ -55,8 +50,7 @@ from edgesdk.refine import refine
 from edgesdk.report.document import DeployReport
 from edgesdk.report.html import render_html
 from edgesdk.reporting import build_report
-from edgesdk.request import Request, metrics_of, place_of, plan_of, read_usable_model, samples_of
-from edgesdk.samples import Samples
+from edgesdk.request import Request, place_of, plan_of, read_usable_model, samples_of
 from edgesdk.settle import secure, settle
 from edgesdk.together import Tried, try_next
 from edgesdk.trial import (
@@ -64,7 +58,7 @@ from edgesdk.trial import (
     open_original,
     place,
 )
-from edgesdk.workshop import Limits, Workshop, memory_limit
+from edgesdk.workshop import Limits, Workshop
 
 REPORT_JSON, REPORT_HTML, BUNDLE = "report.json", "report.html", "bundle"
 """What an output folder holds."""
@@ -133,7 +127,7 @@ def deploy(
     facts = read_usable_model(request.model)
     workshop = Workshop(
         cache=cache or Cache(),
-        limits=_limits(limits or Limits(), facts),
+        limits=limits_of(limits or Limits(), facts),
         since=time.time() if refresh is True else float(refresh),
         clock=clock,
         host=MakingPlace() if request.farm else LocalDevice(),
@@ -183,7 +177,7 @@ def simulate(
     """
     request = Request(model=Path(model), profile=profile, **options)
     facts = read_usable_model(request.model)
-    workshop = Workshop(cache=cache or Cache(), limits=_limits(limits or Limits(), facts))
+    workshop = Workshop(cache=cache or Cache(), limits=limits_of(limits or Limits(), facts))
     samples = samples_of(request, facts, workshop.cache)
     if samples.synthetic or not len(samples.calibration):
         raise SamplesError("sensitivity is seen on real samples, at least two; give --samples")
@@ -191,7 +185,7 @@ def simulate(
     plan = plan_of(request, facts, device_profile, samples)
     recipes = [candidate.single.recipe for candidate in plan.candidates]
     wanted = [Precision.of(recipe).name for recipe in recipes if recipe.mode != "float"]
-    bench = _bench(
+    bench = bench_of(
         request, facts, samples, workshop, device_profile, Settings(), Evidence.UNKNOWN, listen
     )
     precisions = list(dict.fromkeys(wanted or ["w8a8"]))
@@ -212,7 +206,7 @@ def _deploy_on(
 ) -> Deployment:
     """From the plan to the output folder, with everything that runs on the device run there."""
     machine = device.machine()
-    evidence = _evidence(device_profile, device, machine)
+    evidence = evidence_on(device_profile, device, machine)
     samples = samples_of(request, facts, workshop.cache)
     engines = device.engines(request.backends or device_profile.backends)
     plan = plan_of(request, facts, device_profile, samples, engines)
@@ -225,7 +219,7 @@ def _deploy_on(
     for note in (*plan.notes, *samples.notes, *device.notes):
         listen(Event(stage="plan", message=note))
 
-    bench = _bench(
+    bench = bench_of(
         request,
         facts,
         samples,
@@ -263,40 +257,6 @@ def _deploy_on(
     )
 
 
-def _bench(
-    request: Request,
-    facts: Model,
-    samples: Samples,
-    workshop: Workshop,
-    profile: Profile,
-    settings: Settings,
-    evidence: Evidence,
-    listen: Listener,
-    *,
-    device: Place | None = None,
-    machine: Machine | None = None,
-) -> Bench:
-    device, machine = device or LocalDevice(), machine or detect()
-    return Bench(
-        workshop=workshop,
-        model=facts,
-        samples=samples,
-        budget=request.budget,
-        metrics=metrics_of(request),
-        threads=1
-        if device.tells == "instructions"
-        else request.threads or _threads(profile, machine),
-        settings=replace(settings, sensors=settings.sensors or profile.sensors),
-        device=device,
-        profile=profile,
-        meter=meter_of(device),
-        machine_key=sha256_json([machine.to_json(), device.identity]),
-        evidence=evidence,
-        listen=listen,
-        compared_rows=rows_to_compare(machine),
-    )
-
-
 def _check_target(target: Path, *, force: bool) -> None:
     """Refuse an output place now rather than after minutes of work."""
     if force and target.is_dir() and any(target.iterdir()):
@@ -307,49 +267,6 @@ def _check_target(target: Path, *, force: bool) -> None:
             )
         return
     check_free_place(target)
-
-
-def _limits(asked: Limits, model: Model) -> Limits:
-    if asked.memory_bytes is not None:
-        return asked
-    return replace(asked, memory_bytes=memory_limit(model.file_bytes))
-
-
-def _evidence(profile: Profile, device: Place, machine: Machine) -> Evidence:
-    """What a figure taken on a device proves about the profile's."""
-    if device.simulates:
-        return max(_simulations(profile), key=list(Evidence).index, default=Evidence.UNKNOWN)
-    mismatch = profile.mismatch(machine)
-    if mismatch:
-        there = "this machine" if device.name == LOCAL else device.name
-        raise DeviceError(
-            f"profile {profile.name!r} is another device than {there}: {mismatch}. "
-            f"{_instead(profile)}"
-            f"See what would be tried there with: edgesdk plan MODEL --profile {profile.name}"
-        )
-    return profile.proves(machine, device.evidence)
-
-
-def _instead(profile: Profile) -> str:
-    """How to come closer to a device that is not here."""
-    if _simulations(profile):
-        return f"Without it, its compiler can be asked: --device {SIMULATED}. "
-    fitting = [core.name for core in cores_like(profile.arch, profile.features)]
-    if not fitting or any(unit.kind != "cpu" for unit in profile.units):
-        return ""
-    return f"Its processor can be emulated: --device emulated:{fitting[0]}. "
-
-
-def _simulations(profile: Profile) -> list[Evidence]:
-    """What the profile's backends can compute in place of its units is, where they can."""
-    known = set(backend_names()).intersection(profile.backends)
-    return [kind for name in known if (kind := load_backend(name).simulation)]
-
-
-def _threads(profile: Profile, machine: Machine) -> int:
-    """All cores that both the device and this process have."""
-    cores = [int(unit.cores.value) for unit in profile.units if unit.kind == "cpu" and unit.cores]
-    return max(1, min([machine.logical_cores, *cores]))
 
 
 def _try_all(

@@ -8,18 +8,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgesdk.backend import NodePlacement, NodeTime, require_backend
-from edgesdk.bundle.paths import MANIFEST
-from edgesdk.bundle.read import read_manifest
-from edgesdk.bundle.verify import unpack, verify
+from edgesdk.backend import NodePlacement, NodeTime
 from edgesdk.cache import Cache
 from edgesdk.device.find import LOCAL, find_device, is_timed
-from edgesdk.errors import BackendUnavailable, DeviceError, InputError
+from edgesdk.errors import DeviceError
 from edgesdk.measure.alone import Alone, measure_alone
-from edgesdk.measure.settings import Inputs, Settings, Target
-from edgesdk.model import read_model
+from edgesdk.measure.settings import Inputs, Settings
+from edgesdk.opened import open_target
 from edgesdk.profile import load_profile
-from edgesdk.recipe import Recipe
 from edgesdk.samples import INPUT_PREFIX, Samples, assumed_lengths, read_samples, synthesise
 from edgesdk.signature import TensorInfo
 
@@ -87,7 +83,9 @@ def profile_target(
     settings = Settings(sensors=load_profile(profile).sensors if profile else ())
     with tempfile.TemporaryDirectory(prefix="edgesdk-profile-") as name:
         scratch = Path(name)
-        opened, signature = _opened(target, backend, execution, threads, scratch)
+        opened, signature, _ = open_target(
+            target, scratch, backend=backend, execution=execution, threads=threads
+        )
         rows = _rows(target, samples, signature)
         timed = rows.evaluation.subset(8)
         inputs = Inputs(
@@ -123,45 +121,6 @@ def profile_target(
             for item in response["placement"]
         ),
     )
-
-
-def _opened(
-    target: Path, backend: str, execution: str, threads: int | None, scratch: Path
-) -> tuple[Target, tuple[TensorInfo, ...]]:
-    """The artifact to measure, its threads 0 for all that there are, and the inputs it takes."""
-    if target.is_dir() or target.suffix == ".zip":
-        folder = target.resolve()
-        if target.is_file():
-            folder = scratch / "bundle"
-            folder.mkdir()
-            unpack(target, folder)
-        elif not (target / MANIFEST).is_file():
-            raise InputError(
-                f"{target} is no bundle: it has no {MANIFEST}; name a bundle or an ONNX file"
-            )
-        else:
-            verify(target)
-        manifest = read_manifest(folder)
-        component = manifest.components[0]
-        opened = Target(
-            backend=component.engine.name,
-            artifact=folder / component.main,
-            execution=component.execution,
-            threads=threads or component.threads,
-        )
-        return opened, tuple(info for info, _ in component.inputs)
-    model = read_model(target)
-    engine = require_backend(backend)
-    if execution not in engine.executions:
-        legal = ", ".join(sorted(engine.executions))
-        raise BackendUnavailable(
-            f"{backend} does not execute in {execution!r}; it does in: {legal}"
-        )
-    out = scratch / "artifact"
-    out.mkdir()
-    artifact = engine.convert(target.resolve(), Recipe(), out)
-    opened = Target(backend=backend, artifact=artifact, execution=execution, threads=threads or 0)
-    return opened, model.inputs
 
 
 def _rows(target: Path, samples: str | None, inputs: tuple[TensorInfo, ...]) -> Samples:

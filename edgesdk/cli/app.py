@@ -7,6 +7,8 @@ import typer
 from edgesdk import __version__
 from edgesdk.cli import (
     backends,
+    compare,
+    compress,
     deploy,
     devices,
     doctor,
@@ -34,6 +36,8 @@ app.command("doctor")(doctor.doctor)
 app.command("inspect")(inspect.inspect)
 app.command("plan")(plan.plan)
 app.command("deploy")(deploy.deploy)
+app.command("compress")(compress.compress)
+app.command("compare")(compare.compare)
 app.command("validate")(validate.validate)
 app.command("install")(install.install)
 app.command("profile")(profile.profile)
