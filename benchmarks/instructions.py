@@ -3,7 +3,7 @@
     python -m benchmarks.instructions --ref build/ref --out benchmarks/results [NAME…]
 
 A deploy to an emulated processor compares candidates by the instructions of a run. Here each form of a
-model is counted in three processes on each processor; the result is how far their medians are apart.
+model is counted in three processes on each processor; the result is how far their counts are apart.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Repeated:
 
     Attributes:
         recipe: of the form.
-        instructions: of a run, the median in each process.
+        instructions: of a run, in each process.
         apart: the largest of them over the smallest, minus 1.
         within: the same over single runs, in the process where it is largest.
         environment: what the device told of itself.

@@ -19,8 +19,9 @@ from edgesdk.measure.series import spread_out
 from edgesdk.measure.settings import Inputs, Settings, Target
 
 _WARM_RUNS, _RUNS = 2, 5
-"""Of each input. Two processes count the same to the instruction; within one the share of the Python
-around the engine varies by some thousands, of which the median is taken."""
+"""Of each input. Two processes count nearly the same; within one the share of the Python around the
+engine varies by some hundreds, and now and then by a tenth of a small model's run, more often where the
+machine is busy. What disturbs only adds, so of the runs the second fewest is taken."""
 _SETTLED_AFTER = 12
 """Runs of all inputs together. The interpreter rewrites its own code while it runs for the first times
 (PEP 659); of a keyword spotter on an emulated Haswell runs 5 to 9 took 0.9 % more than later ones."""
@@ -43,7 +44,7 @@ class Counts:
     @property
     def mean(self) -> float:
         """Instructions of a run, the mean over the inputs."""
-        return statistics.fmean(statistics.median(runs) for runs in self.runs)
+        return statistics.fmean(map(_few, self.runs))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON document."""
