@@ -39,8 +39,13 @@ def _folder(data: Path) -> Path:
     )
 
 
-def _load(folder: Path, part: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Images float32[n, 1, 28, 28], normalized, and labels int64[n] of `train` or `t10k`."""
+def load(data: Path, part: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Images float32[n, 1, 28, 28], normalized, and labels int64[n] of `train` or `t10k`.
+
+    Raises:
+        DataMissingError: it is not there; says how to get it.
+    """
+    folder = _folder(data)
     with gzip.open(folder / f"{part}-images-idx3-ubyte.gz") as stream:
         pixels = np.frombuffer(stream.read(), np.uint8, offset=16).reshape(-1, 1, 28, 28)
     with gzip.open(folder / f"{part}-labels-idx1-ubyte.gz") as stream:
@@ -48,33 +53,63 @@ def _load(folder: Path, part: str) -> tuple[NDArray[np.float32], NDArray[np.int6
     return ((pixels / 255 - MEAN) / SPREAD).astype(np.float32), labels
 
 
-def _network() -> Any:
+def _unit(ins: int, outs: int, kernel: int, stride: int = 1) -> list[Any]:
     from torch import nn
 
-    def unit(ins: int, outs: int, kernel: int, stride: int = 1) -> list[Any]:
-        conv = nn.Conv2d(ins, outs, kernel, stride, padding=kernel // 2, bias=False)
-        return [conv, nn.BatchNorm2d(outs)]
+    conv = nn.Conv2d(ins, outs, kernel, stride, padding=kernel // 2, bias=False)
+    return [conv, nn.BatchNorm2d(outs)]
+
+
+def _plain(ins: int, width: int, stride: int) -> list[Any]:
+    """Two 3x3 convolutions, as in ResNet-18."""
+    from torch import nn
+
+    return [*_unit(ins, width, 3, stride), nn.ReLU(), *_unit(width, width, 3)]
+
+
+def _bottleneck(ins: int, width: int, stride: int) -> list[Any]:
+    """1x1 down, 3x3, 1x1 up to four times the width, as in ResNet-50."""
+    from torch import nn
+
+    first = [*_unit(ins, width, 1), nn.ReLU(), *_unit(width, width, 3, stride), nn.ReLU()]
+    return [*first, *_unit(width, 4 * width, 1)]
+
+
+def network(depths: tuple[int, int, int, int], *, bottlenecks: bool) -> Any:
+    """A residual network for images float32[n, 1, 28, 28], to ten classes.
+
+    Args:
+        depths: blocks in each stage.
+        bottlenecks: of three convolutions instead of two.
+    """
+    from torch import nn
+
+    make, widening = (_bottleneck, 4) if bottlenecks else (_plain, 1)
 
     class Block(nn.Module):
-        def __init__(self, ins: int, outs: int, stride: int) -> None:
+        def __init__(self, ins: int, width: int, stride: int) -> None:
             super().__init__()
-            self.main = nn.Sequential(*unit(ins, outs, 3, stride), nn.ReLU(), *unit(outs, outs, 3))
+            outs = width * widening
+            self.main = nn.Sequential(*make(ins, width, stride))
             same = stride == 1 and ins == outs
-            self.side = nn.Identity() if same else nn.Sequential(*unit(ins, outs, 1, stride))
+            self.side = nn.Identity() if same else nn.Sequential(*_unit(ins, outs, 1, stride))
             self.relu = nn.ReLU()
 
         def forward(self, x: Any) -> Any:
             return self.relu(self.main(x) + self.side(x))
 
-    layers = [*unit(1, 64, 3), nn.ReLU(), nn.MaxPool2d(2)]
+    layers = [*_unit(1, 64, 3), nn.ReLU(), nn.MaxPool2d(2)]
     ins = 64
-    for outs, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
-        layers += [Block(ins, outs, stride), Block(outs, outs, 1)]
-        ins = outs
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
+    for stage, (depth, width) in enumerate(zip(depths, (64, 128, 256, 512), strict=True)):
+        for number in range(depth):
+            layers.append(Block(ins, width, 2 if stage and not number else 1))
+            ins = width * widening
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(ins, 10))
 
 
-def _train(network: Any, images: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
+def _train(
+    network: Any, images: NDArray[np.float32], labels: NDArray[np.int64], epochs: int
+) -> None:
     """Stochastic gradient descent with one cycle of the learning rate, in bfloat16."""
     import torch
 
@@ -85,10 +120,10 @@ def _train(network: Any, images: NDArray[np.float32], labels: NDArray[np.int64])
         network.parameters(), lr=PEAK_RATE, momentum=0.9, weight_decay=5e-4, nesterov=True
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=PEAK_RATE, total_steps=EPOCHS * steps
+        optimizer, max_lr=PEAK_RATE, total_steps=epochs * steps
     )
     network.train()
-    for epoch in range(EPOCHS):
+    for epoch in range(epochs):
         order = torch.randperm(len(x))
         for i in range(steps):
             rows = order[i * BATCH : (i + 1) * BATCH]
@@ -101,20 +136,20 @@ def _train(network: Any, images: NDArray[np.float32], labels: NDArray[np.int64])
             loss.backward()
             optimizer.step()
             schedule.step()
-        print(f"epoch {epoch + 1} of {EPOCHS}: loss {loss.item():.3f}", flush=True)
+        print(f"epoch {epoch + 1} of {epochs}: loss {loss.item():.3f}", flush=True)
     network.eval()
 
 
-def _build(files: Path, data: Path, out: Path) -> None:
+def build(made: Any, data: Path, out: Path, *, trained_on: int, epochs: int) -> None:
+    """Train a network on Fashion-MNIST's first training images, and write it as ONNX."""
     import torch
 
-    images, labels = _load(_folder(data), "train")
-    torch.manual_seed(0)
-    network = _network().to(memory_format=torch.channels_last)
-    _train(network, images[:TRAINED_ON], labels[:TRAINED_ON])
+    images, labels = load(data, "train")
+    made = made.to(memory_format=torch.channels_last)
+    _train(made, images[:trained_on], labels[:trained_on], epochs)
     with torch.no_grad():
         torch.onnx.export(
-            network,
+            made,
             (torch.zeros(1, 1, 28, 28),),
             str(out),
             input_names=["image"],
@@ -125,8 +160,17 @@ def _build(files: Path, data: Path, out: Path) -> None:
         )
 
 
-def _samples(files: Path, data: Path, out: Path) -> Path:
-    images, labels = _load(_folder(data), "t10k")
+def _build(files: Path, data: Path, out: Path) -> None:
+    import torch
+
+    torch.manual_seed(0)
+    made = network((2, 2, 2, 2), bottlenecks=False)
+    build(made, data, out, trained_on=TRAINED_ON, epochs=EPOCHS)
+
+
+def samples(files: Path, data: Path, out: Path) -> Path:
+    """The first test images with their labels."""
+    images, labels = load(data, "t10k")
     path = out / "samples.npz"
     np.savez(path, image=images[:SAMPLES], label=labels[:SAMPLES])
     return path
@@ -139,6 +183,6 @@ REFERENCE = Reference(
     licence="MIT",
     metric="top1",
     build=_build,
-    samples=_samples,
+    samples=samples,
     marks="top-1 0.894 in float on the machine it was first trained on",
 )
