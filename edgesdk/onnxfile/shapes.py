@@ -124,7 +124,8 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
         yield from attribute.graphs
 
 
-def _infer_and_fold(model: ModelProto) -> ModelProto:
+def infer_and_fold(model: ModelProto) -> ModelProto:
+    """`infer` in this process: for one that is itself a step with limits; the argument may be changed."""
     from onnx.shape_inference import infer_shapes
 
     opsets = {opset.domain: opset.version for opset in model.opset_import}
@@ -277,7 +278,7 @@ def main() -> None:
     except ImportError:
         pass  # not a POSIX system; the time limit still holds
     model = ModelProto.FromString(sys.stdin.buffer.read())
-    sys.stdout.buffer.write(_infer_and_fold(model).SerializeToString())
+    sys.stdout.buffer.write(infer_and_fold(model).SerializeToString())
 
 
 if __name__ == "__main__":
