@@ -16,7 +16,7 @@ help:
 setup:
 	@$(PYTHON) tools/setup_venv.py .venv
 
-# What the tests of backends need that comes under its vendor's own licence (docs/backends.md).
+# What the tests need that comes under its vendor's own licence (docs/backends.md), and PyTorch.
 vendors: setup
 	@$(PYTHON) tools/setup_venv.py .venv --vendors
 

@@ -10,6 +10,7 @@
     │   ├── OutputError              the output place is taken, not writable or full
     │   └── BundleError              a bundle that is damaged, incomplete or from a newer version
     ├── BudgetNotMet                 1   everything worked, nothing fits the budget
+    ├── TrainingDiverged             3   losses that are no numbers, at a lower learning rate as well
     └── EnvironmentProblem           3   this machine or device cannot do it
         ├── BackendUnavailable       an engine is not installed or does not start
         ├── DeviceError              the device is absent, or is not the one the profile describes
@@ -72,6 +73,10 @@ class BudgetNotMet(EdgeSdkError):
         super().__init__(message)
         self.report = report
         """The `edgesdk.report.document.DeployReport` of everything that was found out."""
+
+
+class TrainingDiverged(EdgeSdkError):
+    """Training met losses or gradients that are no numbers, at a lower learning rate as well."""
 
 
 class EnvironmentProblem(EdgeSdkError):

@@ -2,7 +2,7 @@
 
     python3 tools/setup_venv.py FOLDER [--vendors]
 
-`--vendors` adds what the tests need under its vendors' own licences.
+`--vendors` adds what the tests need under its vendors' own licences, and PyTorch, which is large.
 
 Run from the repository's root, with nothing but the standard library. Versions come from
 `constraints.txt`, packages from `pyproject.toml`.
@@ -22,7 +22,7 @@ from pathlib import Path
 OLDEST = (3, 11)
 INPUTS = ("pyproject.toml", "constraints.txt")
 INSTALL = ("--editable", ".[all]", "--group", "dev")
-VENDORS = ("--editable", ".[tensorrt,qnn]")
+VENDORS = ("--editable", ".[tensorrt,qnn,train]")
 QUIET = ("--quiet", "--disable-pip-version-check")
 
 
