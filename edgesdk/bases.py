@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgesdk.backend import load_backend
 from edgesdk.bench import Bench, Built, Prepared, Trial
@@ -114,6 +114,6 @@ def is_good(quality: Quality | None, accept_undecided: bool) -> bool:
 
 def _fails_in_float(trials: Sequence[Trial], choice: Choice, accept_undecided: bool) -> bool:
     """Whether the same engine was tried with all nodes in float, and that is not good either."""
-    wanted = Choice(recipe=Recipe(execution=choice.recipe.execution), backend=choice.backend)
+    wanted = replace(choice, recipe=Recipe(execution=choice.recipe.execution), kept=())
     tried = (trial.outcome for trial in trials if trial.outcome.candidate.single == wanted)
     return any(one.quality and not is_good(one.quality, accept_undecided) for one in tried)

@@ -31,7 +31,8 @@ def blame_conversions(
 def _blamed(bench: Bench, trials: Sequence[Trial], start: Mapping[str, Prepared]) -> Iterator[str]:
     for trial in trials:
         choice, quality = trial.outcome.candidate.single, trial.outcome.quality
-        if choice.recipe != Recipe() or quality is None or quality.verdict != Verdict.FAIL:
+        is_plain = choice.recipe == Recipe() and not choice.structure
+        if not is_plain or quality is None or quality.verdict != Verdict.FAIL:
             continue
         prepared = start[choice.backend]
         rows = bench.samples.evaluation.subset(_ROWS)

@@ -14,15 +14,15 @@ from edgesdk.events import Listener, nobody
 from edgesdk.evidence import Evidence
 from edgesdk.files import check_free_place, new_folder, write_json
 from edgesdk.holdings import Holdings, holdings
-from edgesdk.making import compress_choice, prepare_model, smoothed
+from edgesdk.making import begun, compress_choice, prepare_model
 from edgesdk.measure.settings import Settings
 from edgesdk.model import read_model
 from edgesdk.pipeline import SINGLE
 from edgesdk.plan.candidate import Candidate, Choice, Plan
 from edgesdk.profile import load_profile
-from edgesdk.recipe import Recipe
 from edgesdk.request import Request, read_usable_model, samples_of
 from edgesdk.samples import Samples
+from edgesdk.structural import parse_form
 from edgesdk.workshop import Limits, Workshop
 
 MODEL, RECORD = "model.onnx", "compression.json"
@@ -80,15 +80,16 @@ def compress_model(
         OutputError: `out` is taken.
         StepFailed: the model does not take the recipe; the reason is told.
     """
-    wanted = Recipe.parse(recipe)
+    structure, plain = parse_form(recipe)
+    choice = Choice(recipe=plain, backend="onnxruntime", structure=structure)
     request = Request(model=model, profile=profile, samples=samples)
-    target = out or Path(f"{model.stem}-{wanted.name}")
+    target = out or Path(f"{model.stem}-{choice.form}")
     check_free_place(target)
     facts = read_usable_model(model)
     workshop = Workshop(cache=cache or Cache(), limits=limits_of(Limits(), facts))
     rows = samples_of(request, facts, workshop.cache)
-    if wanted.needs_calibration and rows.synthetic:
-        raise SamplesError(f"{wanted} needs {', '.join(wanted.needs)}; give --samples")
+    if choice.needs_calibration and rows.synthetic:
+        raise SamplesError(f"{choice.form} needs {', '.join(choice.needs)}; give --samples")
     bench = bench_of(
         request,
         facts,
@@ -99,14 +100,13 @@ def compress_model(
         Evidence.UNKNOWN,
         listen,
     )
-    choice = Choice(recipe=wanted, backend="onnxruntime")
     plan = Plan(
         baseline=Candidate(choices=((SINGLE, choice),)),
         candidates=(),
         shapes=_shapes(rows) if fix_shapes else None,
     )
     prepared = prepare_model(bench, plan)
-    start = smoothed(bench, wanted, prepared)
+    start = begun(bench, choice, prepared)
     done = compress_choice(bench, choice, start)
     notes = (*prepared.notes, *start.notes, *done.response["notes"])
     with new_folder(target) as folder:
@@ -114,7 +114,7 @@ def compress_model(
             shutil.copyfile(file, folder / file.name)
         found = Compression(
             model=str(model),
-            recipe=wanted.name,
+            recipe=choice.form,
             folder=str(target),
             before=holdings(facts, rows.evaluation[0]),
             after=holdings(read_model(folder / done.path.name), rows.evaluation[0]),

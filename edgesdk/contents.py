@@ -54,6 +54,7 @@ def bundle_contents(
         name=SINGLE,
         original_sha256=model.sha256,
         recipe=built.choice.recipe,
+        structure=built.choice.structure,
         engine=Engine(name=built.choice.backend, tested=version, minimum=_series(version)),
         artifact=artifact,
         folder=artifact.parent,

@@ -52,6 +52,8 @@ from edgesdk.report.html import render_html
 from edgesdk.reporting import build_report
 from edgesdk.request import Request, place_of, plan_of, read_usable_model, samples_of
 from edgesdk.settle import secure, settle
+from edgesdk.shrink import shrink
+from edgesdk.structural import FEWEST_ROWS
 from edgesdk.together import Tried, try_next
 from edgesdk.trial import (
     measure_original,
@@ -208,6 +210,14 @@ def _deploy_on(
     machine = device.machine()
     evidence = evidence_on(device_profile, device, machine)
     samples = samples_of(request, facts, workshop.cache)
+    if (
+        request.structure
+        and len(samples.calibration if not samples.synthetic else ()) < FEWEST_ROWS
+    ):
+        raise SamplesError(
+            f"structural steps need real samples to fit what is left, {FEWEST_ROWS} calibration rows at "
+            "least; give --samples, or more of them"
+        )
     engines = device.engines(request.backends or device_profile.backends)
     plan = plan_of(request, facts, device_profile, samples, engines)
     listen(
@@ -326,6 +336,10 @@ def _try_all(
     outcome = replace(baseline, measurement=before or measure_original(bench, original))
     if bench.device.name == LOCAL:  # the search converts parts of the model where it runs
         notes += blame_conversions(bench, trials, start)
+    if request.structure:
+        trials = shrink(
+            bench, trials, outcome, original, start, accept_undecided=request.accept_undecided
+        )
     refined: tuple[Refined, ...] = ()
     if request.refine:
         trials, refined = refine(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from edgesdk.backend import NodePlacement, NodeTime
 from edgesdk.bench import Bench, Built, Prepared, Trial
@@ -46,7 +47,7 @@ def _spared_form(
     bench: Bench, choice: Choice, trials: Sequence[Trial], prepared: Prepared
 ) -> Built | None:
     """What all nodes are in that are spared, on the same engine; None where it cannot be built."""
-    wanted = Choice(recipe=choice.recipe.spared, backend=choice.backend)
+    wanted = replace(choice, recipe=choice.recipe.spared, kept=())
     known = next((t.built for t in trials if t.built and t.built.choice == wanted), None)
     if known is not None:
         return known

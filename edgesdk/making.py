@@ -1,4 +1,4 @@
-"""From a model and a choice to an artifact: prepare, smooth, compress, convert, quantize, compile.
+"""From a model and a choice to an artifact: prepare, restructure, smooth, compress, convert, compile.
 
 Each is a step that is kept; what it depends on is in its identity.
 """
@@ -59,6 +59,67 @@ def prepared_by(bench: Bench, plan: Plan, how: str) -> Finished:
         },
         {"model": bench.model.sha256, "shapes": shapes, "tools": tool_versions(), "how": how},
     )
+
+
+def begun(bench: Bench, choice: Choice, prepared: Prepared, way: Sequence[Work] = ()) -> Prepared:
+    """The graph that the recipe of a choice starts from: its structural steps done, its scales moved.
+
+    Args:
+        bench: what the trials share.
+        choice: of which steps and recipe matter.
+        prepared: where all choices start; returned without its notes when there is nothing to do.
+        way: what follows.
+
+    Raises:
+        StepFailed: a step does nothing in this model, or cannot be done.
+    """
+    shaped = restructured(bench, choice, prepared, way)
+    start = smoothed(bench, choice.recipe, shaped, way)
+    return replace(start, notes=(*shaped.notes, *start.notes))
+
+
+def restructured(
+    bench: Bench, choice: Choice, prepared: Prepared, way: Sequence[Work] = ()
+) -> Prepared:
+    """The graph after the structural steps of a choice, each done on what the ones before it left."""
+    from edgesdk.structure.choose import liked_multiple
+
+    rows = bench.samples.calibration
+    multiple, _ = liked_multiple(bench.profile)
+    done = replace(prepared, notes=())
+    for step in choice.structure:
+        identity = {
+            "model": done.key,
+            "original": prepared.key,
+            "does": step.name,
+            "rows": bench.samples.fingerprint if step.needs_samples else None,
+            "multiple": multiple,
+            "tools": tool_versions(),
+        }
+        bench.listen(Event(stage=step.kind, subject=step.name, state="begin"))
+        found = bench.workshop.step(
+            "restructure",
+            {
+                "model": str(done.path),
+                "original": str(prepared.path),
+                "step": step.name,
+                "calibration": rows.to_json() if step.needs_samples else None,
+                "multiple": multiple,
+                "checkpoint": str(bench.workshop.cache.unfinished("restructure", **identity)),
+            },
+            identity,
+            like=step.kind,
+            then=way,
+        )
+        notes = (*done.notes, *found.response["notes"])
+        done = Prepared(path=found.path, key=found.key, notes=notes)
+        told = "; ".join(found.response["notes"])
+        bench.listen(
+            Event(
+                stage=step.kind, subject=step.name, state="done", message=told, cached=found.cached
+            )
+        )
+    return done
 
 
 def smoothed(

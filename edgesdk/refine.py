@@ -24,7 +24,7 @@ from edgesdk.damages import damage_of_sets, sensitivity_of
 from edgesdk.decide import SAME_SPEED, Outcome, decide, sure_speed
 from edgesdk.errors import BudgetError, EdgeSdkError, SamplesError, StepFailed
 from edgesdk.events import Event
-from edgesdk.making import smoothed
+from edgesdk.making import begun
 from edgesdk.measure.result import Measurement
 from edgesdk.plan.allocate import Rung, ladder, order_by_worth
 from edgesdk.plan.candidate import Candidate
@@ -146,7 +146,7 @@ def _refine_one(
         return trial
 
     try:
-        start = smoothed(bench, base.built.choice.recipe, prepared)
+        start = begun(bench, base.built.choice, prepared)
         table = sensitivity_of(bench, base.built.choice, start)
         if not table.nodes:
             return None

@@ -49,6 +49,7 @@ class Request:
         threads: threads in one run; None for all usable cores that the profile has.
         fix_shapes: deploy with the samples' shapes where these are all equal.
         refine: also look for the nodes that had better stay float in the best quantized forms.
+        structure: also remove and factor parameters of the best form, as far as the check allows.
         accept_undecided: let a candidate win whose quality the samples cannot decide.
         lengths: of open axes in made-up inputs, by symbolic name or `input.axis`.
         seed: of the split into calibration and evaluation.
@@ -69,6 +70,7 @@ class Request:
     threads: int | None = None
     fix_shapes: bool = True
     refine: bool = False
+    structure: bool = False
     accept_undecided: bool = False
     lengths: tuple[tuple[str, int], ...] = ()
     seed: int = 0

@@ -46,6 +46,32 @@ def prepare(request: Request) -> Response:
     return {"path": _relative(prepared.path), "notes": list(prepared.notes)}
 
 
+def restructure(request: Request) -> Response:
+    """`model`, `original`, `step`, `calibration`, `multiple`, `checkpoint` -> `path`, `notes`."""
+    from edgesdk.restructure import restructure as restructure_model
+    from edgesdk.structural import parse_step
+
+    rows = request["calibration"]
+    checkpoint = Path(request["checkpoint"])
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=".") as scratch:
+        try:
+            done = restructure_model(
+                Path(request["model"]),
+                parse_step(request["step"]),
+                _made("files") / "model.onnx",
+                Path(scratch),
+                original=Path(request["original"]),
+                samples=SampleSet.from_json(rows) if rows else None,
+                multiple=request["multiple"],
+                checkpoint=checkpoint,
+                progress=lambda told: print(told, flush=True),
+            )
+        except RecipeError as exc:
+            raise StepFailed(str(exc)) from exc
+    return {"path": _relative(done.path), "notes": list(done.notes)}
+
+
 def smooth(request: Request) -> Response:
     """`model`, `recipe`, `calibration` -> `path` of the model with its scales migrated, `notes`."""
     from edgesdk.compress.smoothing import smooth as migrate_scales

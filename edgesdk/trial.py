@@ -18,12 +18,12 @@ from edgesdk.decide import Outcome, fallback_problem
 from edgesdk.errors import BudgetError, EdgeSdkError, ModelError, SamplesError, StepFailed
 from edgesdk.events import Event
 from edgesdk.making import (
+    begun,
     compile_choice,
     compress_choice,
     convert_choice,
     prepared_by,
     quantize_choice,
-    smoothed,
     way_of,
 )
 from edgesdk.measure.result import Interval, Measurement
@@ -171,7 +171,7 @@ def check_candidate(
     stage, ran = "compress", False
     try:
         bench.listen(Event(stage=stage, subject=name, state="begin"))
-        start = smoothed(bench, choice.recipe, prepared, way)
+        start = begun(bench, choice, prepared, way)
         own = require_backend(choice.backend).quantizes(choice.recipe)
         written = replace(choice, recipe=Recipe()) if own else choice
         compressed = compress_choice(bench, written, start, way)

@@ -33,6 +33,7 @@ from edgesdk.errors import BundleError, OutputError
 from edgesdk.files import new_folder
 from edgesdk.recipe import Recipe
 from edgesdk.signature import Dim, TensorInfo
+from edgesdk.structural import Structure, form_name
 
 _CHUNK = 1 << 20
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -50,6 +51,7 @@ class BundledComponent:
         folder: holds the artifact's files and nothing else.
         inputs: what it takes, each with its source in the pipeline.
         kept: names of nodes that the recipe spared.
+        structure: steps that came before the recipe.
         unit: the unit that the profile wants it to run on.
         target: what the engine's compiler is told of the device; empty where nothing is compiled.
     """
@@ -64,6 +66,7 @@ class BundledComponent:
     inputs: tuple[tuple[TensorInfo, TensorSource], ...]
     outputs: tuple[TensorInfo, ...]
     kept: tuple[str, ...] = ()
+    structure: Structure = ()
     unit: str = ""
     target: Mapping[str, str] = field(default_factory=dict)
 
@@ -171,8 +174,8 @@ def _copy_artifact(
     entry = ComponentEntry(
         name=component.name,
         original_sha256=component.original_sha256,
-        recipe=component.recipe.name,
-        settings=asdict(component.recipe),
+        recipe=form_name(component.structure, component.recipe),
+        settings=_settings(component),
         engine=component.engine,
         main=paths[component.artifact],
         files=tuple(paths.values()),
@@ -185,6 +188,12 @@ def _copy_artifact(
         target=component.target,
     )
     return entry, copied
+
+
+def _settings(component: BundledComponent) -> dict[str, str | int | bool | None]:
+    """What the recipe's name decodes to; the names of structural steps where there are any."""
+    steps = "+".join(step.name for step in component.structure)
+    return {**asdict(component.recipe), **({"structure": steps} if steps else {})}
 
 
 def _copy(source: Path, folder: Path, path: str) -> FileEntry:

@@ -68,6 +68,13 @@ def deploy(
         bool,
         typer.Option("--dynamic-shapes", help="Keep dynamic shapes even if all samples agree."),
     ] = False,
+    structure: Annotated[
+        bool,
+        typer.Option(
+            "--structure",
+            help="Also remove and factor parameters, as far as the check allows and speed repays.",
+        ),
+    ] = False,
     refine: Annotated[
         bool,
         typer.Option("--refine", help="Also find the nodes that had better stay float; longer."),
@@ -138,6 +145,7 @@ def deploy(
             "force": force,
             "refresh": refresh,
             "fix_shapes": not dynamic_shapes,
+            "structure": structure,
             "refine": refine,
             "accept_undecided": accept_undecided,
             "farm": farm,

@@ -52,7 +52,7 @@ def _variants(choice: Choice, backends: Sequence[str]) -> list[tuple[int, Choice
         if variant is not None:
             distance = sum(_COSTS[name] for name in changed)
             distance += _OTHER_BACKEND * (backend != choice.backend)
-            found.append((distance, Choice(recipe=variant, backend=backend)))
+            found.append((distance, replace(choice, recipe=variant, backend=backend)))
     return found
 
 

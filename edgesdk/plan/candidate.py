@@ -9,6 +9,7 @@ from edgesdk.cause import Cause
 from edgesdk.files import sha256_json
 from edgesdk.plan.cost import Prediction
 from edgesdk.recipe import Recipe
+from edgesdk.structural import Structure, form_name
 
 ORIGINAL = "original"
 """The name of the baseline in tables: the float model as the user gave it."""
@@ -20,16 +21,38 @@ class Choice:
 
     Attributes:
         kept: names of nodes of the prepared graph that get `recipe.spared` instead, sorted.
+        structure: structural steps that come before the recipe.
     """
 
     recipe: Recipe
     backend: str
     kept: tuple[str, ...] = ()
+    structure: Structure = ()
+
+    @property
+    def form(self) -> str:
+        """The steps and the recipe, by name, without the backend."""
+        return form_name(self.structure, self.recipe)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What must be there to make it, in words."""
+        wants = list(self.recipe.needs)
+        if any(step.needs_samples for step in self.structure):
+            wants.insert(0, "calibration samples")
+        if any(step.trains for step in self.structure):
+            wants.append("edgesdk[train]")
+        return tuple(dict.fromkeys(wants))
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether real samples are needed to make it."""
+        return self.recipe.needs_calibration or any(step.needs_samples for step in self.structure)
 
     @property
     def name(self) -> str:
-        """`backend/recipe`; with `+keepN-HASH` where N nodes are spared."""
-        name = f"{self.backend}/{self.recipe.name}"
+        """`backend/recipe`, steps before the recipe; with `+keepN-HASH` where N nodes are spared."""
+        name = f"{self.backend}/{self.form}"
         if not self.kept:
             return name
         return f"{name}+keep{len(self.kept)}-{sha256_json(self.kept)[:4]}"
@@ -63,9 +86,7 @@ class Candidate:
     @property
     def needs(self) -> tuple[str, ...]:
         """What must be there to make it, in words."""
-        return tuple(
-            dict.fromkeys(need for _, choice in self.choices for need in choice.recipe.needs)
-        )
+        return tuple(dict.fromkeys(need for _, choice in self.choices for need in choice.needs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

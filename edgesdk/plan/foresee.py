@@ -13,6 +13,8 @@ from edgesdk.plan.speeds import Speeds
 def with_predictions(plan: Plan, graph: GraphWork, speeds: Speeds) -> Plan:
     """The same plan, its predictions filled in for the backends that were probed.
 
+    Not of candidates with structural steps: which layers those change is not known before.
+
     The order of the candidates stays: it says what to try first, and that is not only speed.
 
     Args:
@@ -26,6 +28,6 @@ def with_predictions(plan: Plan, graph: GraphWork, speeds: Speeds) -> Plan:
         predictions=tuple(
             (name, predict(graph, item.single.recipe, item.single.backend, speeds))
             for name, item in named
-            if speeds.covers(item.single.backend)
+            if speeds.covers(item.single.backend) and not item.single.structure
         ),
     )

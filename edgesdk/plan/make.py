@@ -23,6 +23,7 @@ from edgesdk.plan.engine import (
 )
 from edgesdk.profile_values import Profile
 from edgesdk.recipe import Recipe
+from edgesdk.structural import parse_form
 
 __all__ = ["Engine", "EngineFacts", "SampleFacts", "make_plan"]
 
@@ -67,7 +68,8 @@ def make_plan(
             the baseline.
         samples: what is known of the samples.
         budget: whether a smaller form is worth anything by itself.
-        only: recipe names, or `backend/recipe`, to try instead of the catalogue's.
+        only: recipe names, with structural steps before them where wanted, or `backend/recipe`, to try
+            instead of the catalogue's.
         fix_shapes: deploy with the shapes of the samples where these are all equal.
 
     Raises:
@@ -205,8 +207,9 @@ def _wanted(engine: Engine, asked: _Asked) -> tuple[list[tuple[Choice, str]], li
         backend, _, name = wanted.rpartition("/")
         if backend not in ("", engine.name):
             continue
-        choice = Choice(recipe=Recipe.parse(name), backend=engine.name)
-        if choice.recipe.needs_calibration and not asked.calibration:
+        structure, recipe = parse_form(name)
+        choice = Choice(recipe=recipe, backend=engine.name, structure=structure)
+        if choice.needs_calibration and not asked.calibration:
             why = "needs calibration samples, and there are none"
             refused.append((choice, (_no_rows(why),)))
         else:
@@ -269,7 +272,7 @@ def _alternative(
     def is_legal(other: Choice) -> bool:
         if other.name in planned or "catalogue" in kinds:
             return other.name in planned  # what the catalogue did not suggest, it does not advise
-        if other.recipe.needs_calibration and not asked.calibration:
+        if other.needs_calibration and not asked.calibration:
             return False
         return not against_choice(other, by_name[other.backend], asked.profile)
 

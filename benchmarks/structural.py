@@ -1,0 +1,147 @@
+"""Structural steps on reference models, by hand: what each saves, and what it costs in quality.
+
+    python -m benchmarks.structural --ref build/ref --out benchmarks/results [--forms FORM,…] [NAME…]
+
+Every form is made by what `edgesdk compress` calls and set beside the original by what `edgesdk compare`
+calls, on evaluation rows that nothing was fitted to. Nothing is accepted or rejected here: deploy does that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from benchmarks.common import opened, run
+from edgesdk.cache import Cache
+from edgesdk.comparing import Compared, compare_targets
+from edgesdk.compressing import MODEL, Compression, compress_model
+from edgesdk.errors import EdgeSdkError
+
+NAMES = ("kws", "resnet")
+FORMS = (
+    "prune30-raw+fp32",
+    "prune30+fp32",
+    "prune30-l2+fp32",
+    "prune30-activation+fp32",
+    "prune30-taylor+fp32",
+    "prune30+distill+fp32",
+    "rank30-raw+fp32",
+    "rank30+fp32",
+    "prune20+rank20+fp32",
+    "sparse50+fp32",
+    "sparse2of4+fp32",
+    "w8a8-static",
+    "prune30+w8a8-static",
+    "prune30+distill+w8a8-static",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """One form.
+
+    Attributes:
+        seconds: that making it took, beside other work where there was some.
+        compression: what it held before and after, and what the steps remarked.
+        beside: its figures beside the original's; None where it could not be made.
+        refused: why it could not be made.
+    """
+
+    form: str
+    seconds: float
+    compression: Compression | None = None
+    beside: dict[str, Any] | None = None
+    refused: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """All forms of one model."""
+
+    model: str
+    original: dict[str, Any]
+    forms: tuple[Made, ...]
+
+
+def main() -> int:
+    """Run it for both models, or those named."""
+    return run("structural", __doc__, _compare, _verdict, names=NAMES, add_options=_options)
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--forms", default=",".join(FORMS), help="which forms")
+
+
+def _compare(name: str, options: argparse.Namespace) -> Found:
+    with opened(options.ref / name, options.rows) as subject:
+        made = []
+        for form in options.forms.split(","):
+            out = subject.scratch / form
+            begun = time.monotonic()
+            try:
+                done = compress_model(
+                    subject.model.path,
+                    form,
+                    profile="x86",
+                    samples=subject.source,
+                    out=out,
+                    cache=Cache(subject.scratch / "cache"),
+                )
+            except EdgeSdkError as exc:
+                taken = time.monotonic() - begun
+                made.append(Made(form=form, seconds=taken, refused=f"{type(exc).__name__}: {exc}"))
+                continue
+            taken = time.monotonic() - begun
+            made.append(Made(form=form, seconds=taken, compression=done))
+            print(f"{name} {form}: {taken:.0f} s", flush=True)
+        there = [item for item in made if item.compression]
+        targets = [subject.model.path, *(subject.scratch / item.form / MODEL for item in there)]
+        first, *others = compare_targets(
+            targets, samples=subject.source, metrics=[subject.metric]
+        ).entries
+        told = dict(zip((item.form for item in there), map(_figures, others), strict=True))
+        return Found(
+            model=name,
+            original=_figures(first),
+            forms=tuple(Made(**{**_fields(item), "beside": told.get(item.form)}) for item in made),
+        )
+
+
+def _fields(made: Made) -> dict[str, Any]:
+    return {name: getattr(made, name) for name in Made.__dataclass_fields__}
+
+
+def _figures(entry: Compared) -> dict[str, Any]:
+    quality, measurement = entry.quality, entry.measurement
+    cosines = [item.cosine for item in quality.closeness] if quality else []
+    known = [value for value in cosines if value is not None]
+    return {
+        "holds": asdict(entry.holds) if entry.holds else None,
+        "speedup": asdict(measurement.speedup) if measurement else None,
+        "stable": measurement.stable if measurement else None,
+        "p50_ms": measurement.timed.p50_ms if measurement else None,
+        "peak_mib": measurement.peak_mib if measurement else None,
+        "cosine": min(known, default=None),
+        "metrics": {score.metric: score.candidate for score in quality.scores} if quality else {},
+        "problem": entry.problem,
+    }
+
+
+def _verdict(found: Found) -> tuple[str, bool]:
+    parts = [f"original {found.original['metrics']}"]
+    for item in found.forms:
+        figures = item.beside
+        told = item.refused or (
+            f"{figures['holds']['parameters']:,} parameters, {figures['metrics']}"
+            if figures and figures["holds"]
+            else "not compared"
+        )
+        parts.append(f"{item.form}: {told}")
+    return "; ".join(parts), all(item.beside or item.refused for item in found.forms)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,299 @@
+"""One structural step on one model: find, choose, change, heal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgesdk.compress import onnx_io
+from edgesdk.errors import BackendUnavailable, InputError, RecipeError, SamplesError
+from edgesdk.samples import SampleSet
+from edgesdk.structural import Step
+from edgesdk.structure.choose import Rules, choose
+from edgesdk.structure.factors import break_even, parameters_of
+from edgesdk.structure.groups import count_parameters, find_groups
+from edgesdk.structure.heal import heal
+from edgesdk.structure.importance import activations, comparable, energy, magnitude, taylor
+from edgesdk.structure.judge import deal
+from edgesdk.structure.moments import observe_channel_moments
+from edgesdk.structure.net import Net
+from edgesdk.structure.reference import Reference
+from edgesdk.structure.remove import remove
+from edgesdk.structure.shrink import shrink, survey
+from edgesdk.structure.sparse import input_norms, prune, prune_pattern
+
+if TYPE_CHECKING:
+    import onnx
+
+    from edgesdk.structure.importance import Scores
+    from edgesdk.structure.units import Selection, Structure
+
+ROWS = 400
+"""Of the samples, to fit, choose and judge by; more rows made healing no better on the models tried."""
+TAYLOR_ROWS = 64
+_LEAST_KEPT = 0.1
+"""Of the units of every group: a layer of one channel heals badly."""
+_RANKS = 8
+"""Ranks at least that a typical layer can have, also where the device likes large multiples."""
+_CHANNEL_AXIS = {"Conv": 1, "ConvTranspose": 1, "BatchNormalization": 1, "Gemm": -1, "MatMul": -1}
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restructured:
+    """What a step made.
+
+    Attributes:
+        path: the model.
+        notes: for the report.
+    """
+
+    path: Path
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Changed:
+    """A model after the change itself, before healing.
+
+    Attributes:
+        kept: by node, the outputs that it still makes, where it makes fewer.
+    """
+
+    proto: onnx.ModelProto
+    notes: tuple[str, ...]
+    kept: Mapping[str, tuple[int, ...]] | None = None
+
+
+def restructure(
+    model: Path,
+    step: Step,
+    out: Path,
+    scratch: Path,
+    *,
+    original: Path,
+    samples: SampleSet | None,
+    multiple: int,
+    checkpoint: Path | None = None,
+    progress: Progress = lambda _: None,
+) -> Restructured:
+    """Do one step.
+
+    Args:
+        model: ONNX file in float: the original, or what earlier steps made of it.
+        step: what to do.
+        out: the file to write.
+        scratch: an empty folder.
+        original: what `distill` learns from.
+        samples: real rows, for a step that needs some.
+        multiple: of which numbers of channels and ranks are, as the device likes it.
+        checkpoint: file in which training keeps its state, to go on from.
+        progress: told what was done, in a few words.
+
+    Raises:
+        RecipeError: the step would change nothing in this model, or cannot save so much.
+        SamplesError: it needs samples, and there are none or too few.
+        BackendUnavailable: it needs `edgesdk[train]`.
+    """
+    if step.needs_samples and (samples is None or not len(samples)):
+        raise SamplesError(f"{step.name} needs real samples; give --samples")
+    if step.kind == "distill":
+        assert samples is not None
+        return _distilled(model, original, samples, out, checkpoint, progress)
+    match step.kind:
+        case "prune":
+            changed = _pruned(model, step, samples, scratch, multiple)
+        case "rank":
+            assert samples is not None
+            changed = _factored(model, step, samples, scratch, multiple)
+        case _:
+            changed = _sparse(model, step, samples, scratch)
+    progress("; ".join(changed.notes))
+    notes = changed.notes
+    proto = changed.proto
+    if step.healed:
+        assert samples is not None
+        healed = heal(
+            model,
+            proto,
+            samples,
+            deal(len(samples), ROWS),
+            _made(scratch / "heal"),
+            kept=changed.kept,
+            progress=lambda done, total: progress(f"healing, {done} of {total}"),
+        )
+        proto, notes = healed.proto, (*notes, *healed.notes)
+    return Restructured(path=onnx_io.write(proto, out), notes=notes)
+
+
+def _pruned(
+    model: Path, step: Step, samples: SampleSet | None, scratch: Path, multiple: int
+) -> _Changed:
+    """Units removed, the least important of the whole model first."""
+    assert step.share is not None
+    proto = onnx_io.read_whole(model)
+    found = find_groups(proto)
+    if not found.groups:
+        told = "; ".join(map(str, found.left[:3])) or "it has no layers that make channels"
+        raise RecipeError(f"{step.name}: no unit of this model can be removed: {told}")
+    scores = _scores(model, proto, found, step, samples, scratch)
+    rules = Rules(keep=_LEAST_KEPT, multiple=multiple)
+    choice = choose(proto, found, scores, share=step.share / 100, rules=rules)
+    if not choice.reached:
+        raise RecipeError(f"{step.name}: {'; '.join(choice.notes)}")
+    gone = sum(map(len, choice.selection.values()))
+    all_units = sum(len(group.units) for group in found.groups)
+    saved = 1 - choice.after.parameters / choice.before.parameters
+    note = (
+        f"{gone:,} of {all_units:,} units in {len(choice.selection)} of {len(found.groups)} groups "
+        f"were removed ({step.importance}), {saved:.1%} of the parameters"
+    )
+    if choice.before.macs and choice.after.macs is not None:
+        note += f" and {1 - choice.after.macs / choice.before.macs:.1%} of the MACs"
+    return _Changed(
+        proto=remove(proto, found, choice.selection),
+        notes=(note, *choice.notes),
+        kept=_kept(proto, found, choice.selection),
+    )
+
+
+def _scores(
+    model: Path,
+    proto: onnx.ModelProto,
+    found: Structure,
+    step: Step,
+    samples: SampleSet | None,
+    scratch: Path,
+) -> Scores:
+    """The importance that the step asks for, comparable over the model."""
+    if step.importance == "weights":
+        return energy(proto, found)
+    if step.importance in ("l1", "l2"):
+        return comparable(found, magnitude(proto, found, order=int(step.importance[1])))
+    assert samples is not None
+    if step.importance == "taylor":
+        require_training(step.name)
+        from edgesdk.train.rows import SampleRows
+        from edgesdk.train.taylor import products
+
+        rows = SampleRows(samples.subset(min(TAYLOR_ROWS, len(samples))))
+        return taylor(found, products(proto, rows))
+    wanted = activations(found)
+    moments = observe_channel_moments(
+        Reference(model, _made(scratch / "activity"), samples),
+        wanted,
+        samples,
+        deal(len(samples), ROWS).fitted,
+    )
+    squares = {name: one.variance + one.mean**2 for name, one in moments.items()}
+    return energy(proto, found, squares)
+
+
+def _kept(
+    proto: onnx.ModelProto, found: Structure, selection: Selection
+) -> dict[str, tuple[int, ...]]:
+    """By node, the numbers of the outputs that are left, where some are gone."""
+    kept = {}
+    for node in proto.graph.node:
+        axis = _CHANNEL_AXIS.get(node.op_type)
+        labels = found.axes.labels.get(node.output[0])
+        if axis is not None and labels and labels[axis] is not None:
+            kept[node.name] = tuple(found.kept(node.output[0], axis, selection).tolist())
+    return kept
+
+
+def _factored(
+    model: Path, step: Step, samples: SampleSet, scratch: Path, multiple: int
+) -> _Changed:
+    """Layers split in two, of ranks by damage for each parameter saved."""
+    assert step.share is not None
+    whole = count_parameters(onnx_io.read_whole(model).graph)
+    surveyed = survey(model, samples, deal(len(samples), ROWS), _made(scratch / "survey"))
+    held = sum(parameters_of(one.layer, None) for one in surveyed.known.values())
+    saved = step.share / 100 * whole
+    if saved >= held:
+        raise RecipeError(
+            f"{step.name}: the layers that can be factored hold {held / whole:.0%} of the parameters"
+        )
+    typical = median(break_even(one.layer) for one in surveyed.known.values())
+    multiple = max(1, min(multiple, int(typical) // _RANKS))
+    try:
+        shrunk = shrink(surveyed, 1 - saved / held, multiple=multiple)
+    except InputError as exc:
+        raise RecipeError(f"{step.name}: {exc}") from exc
+    if not shrunk.choices:
+        raise RecipeError(f"{step.name}: {'; '.join(shrunk.notes)}")
+    return _Changed(proto=shrunk.proto, notes=shrunk.notes)
+
+
+def _sparse(model: Path, step: Step, samples: SampleSet | None, scratch: Path) -> _Changed:
+    """Weights set to zero, the least of each layer first, by what enters them where there are samples."""
+    net = Net(onnx_io.read_whole(model))
+    norms = None
+    if samples is not None and len(samples):
+        rows = deal(len(samples), ROWS).fitted
+        norms = input_norms(Reference(model, _made(scratch / "norms"), samples), net, samples, rows)
+    if step.kind == "sparse2of4":
+        done = prune_pattern(net, norms=norms)
+    else:
+        assert step.share is not None
+        done = prune(net, step.share / 100, norms=norms)
+    if not done.zeros:
+        raise RecipeError(f"{step.name}: no layer of this model has weights to set to zero")
+    zeros = float(np.mean(list(done.zeros.values())))
+    return _Changed(
+        proto=done.proto, notes=(f"{len(done.zeros)} layers have {zeros:.0%} zeros on average",)
+    )
+
+
+def _distilled(
+    model: Path,
+    original: Path,
+    samples: SampleSet,
+    out: Path,
+    checkpoint: Path | None,
+    progress: Progress,
+) -> Restructured:
+    """What is left of the model taught by the original on the samples."""
+    require_training("distill")
+    from edgesdk.train.distill import distill
+    from edgesdk.train.rows import SampleRows
+    from edgesdk.train.settings import Training
+
+    done = distill(
+        onnx_io.read_whole(model),
+        onnx_io.read_whole(original),
+        SampleRows(samples),
+        Training(),
+        checkpoint=checkpoint,
+        listener=lambda epoch: progress(f"epoch {epoch.epoch}, check {epoch.check:.4g}"),
+    )
+    told = (
+        f"distilled in {done.seconds:.0f} s: the loss on rows held out fell from {done.before:.4g} to "
+        f"{done.after:.4g}, best in epoch {done.best_epoch} of {len(done.epochs) - 1}"
+    )
+    return Restructured(path=onnx_io.write(done.model, out), notes=(told, *done.notes))
+
+
+def require_training(step: str) -> None:
+    """Refuse a step that needs what is not installed.
+
+    Raises:
+        BackendUnavailable: says what to install.
+    """
+    from edgesdk.train import unavailable
+
+    problem = unavailable()
+    if problem:
+        raise BackendUnavailable(f"{step} trains: {problem}")
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
