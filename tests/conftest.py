@@ -11,11 +11,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import HealthCheck, settings
 from onnx import TensorProto, helper, numpy_helper
 
 from edgesdk.errors import BackendUnavailable, StepFailed
 from edgesdk.files import read_json, write_json
 from edgesdk.toolbox import environment
+
+# Others use the machine: how long an example takes says nothing.
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")
 
 FETCHED = Path(__file__).resolve().parent.parent / ".models"
 OPSET = 17
