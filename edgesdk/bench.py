@@ -147,12 +147,12 @@ class Prepared:
     notes: tuple[str, ...] = ()
 
 
-def tool_versions() -> dict[str, str]:
-    """Versions of the libraries that change graphs; part of the identity of what they make."""
+def tool_versions(*more: str) -> dict[str, str]:
+    """Versions of the libraries that change graphs, and of `more`: part of the identity of what they make."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}
-    for name in ("onnx", "onnxruntime", "nncf", "onnx-ir"):
+    for name in ("onnx", "onnxruntime", "nncf", "onnx-ir", *more):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

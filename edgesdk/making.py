@@ -94,7 +94,7 @@ def restructured(
             "does": step.name,
             "rows": bench.samples.fingerprint if step.needs_samples else None,
             "multiple": multiple,
-            "tools": tool_versions(),
+            "tools": tool_versions("torch") if step.trains else tool_versions(),
         }
         bench.listen(Event(stage=step.kind, subject=step.name, state="begin"))
         found = bench.workshop.step(

@@ -15,7 +15,11 @@ from edgesdk.cli.progress import live_view
 def compress(
     model: ModelFile,
     recipe: Annotated[
-        str, typer.Option("--recipe", help="What to do, by name: w8a8-static, w4b32-only, …")
+        str,
+        typer.Option(
+            "--recipe",
+            help="What to do, by name: w8a8-static, prune30+fp32, …",
+        ),
     ],
     samples: Samples = None,
     out: Annotated[
