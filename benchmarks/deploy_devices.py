@@ -6,6 +6,7 @@ Every profile is deployed to as its documentation says that it can be without th
 emulated, units with a compiler of their own are simulated. What counts is that each deploy ends in a
 bundle whose manifest says of every figure how it was obtained, or in a typed error. With `--pad`, samples of
 many lengths are filled up with zeros to one length, as an app does for a unit that takes fixed shapes.
+With `--minutes`, each deploy has a time budget, as emulation is slow: what it does not get to is listed.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ def main() -> int:
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", default=",".join(MODELS), help="which reference models")
+    parser.add_argument("--minutes", type=float, help="time budget of each deploy")
     parser.add_argument("--pad", type=int, help="fill up samples of many lengths to this one")
 
 
@@ -87,7 +89,7 @@ def _all_models(profile: str, options: argparse.Namespace) -> Found:
     ended = []
     for model in options.models.split(","):
         with opened(options.ref / model, options.rows) as subject:
-            ended.append(_deployed(*_padded(subject, options.pad), profile))
+            ended.append(_deployed(*_padded(subject, options.pad), profile, options.minutes))
     return Found(profile=profile, device=DEVICES[profile], ended=tuple(ended))
 
 
@@ -127,10 +129,11 @@ def _figures(row: Row) -> dict[str, Any]:
     return {name: value for name, value in known.items() if value is not None}
 
 
-def _deployed(subject: Subject, padded: str | None, profile: str) -> Ended:
+def _deployed(subject: Subject, padded: str | None, profile: str, minutes: float | None) -> Ended:
     asked = {**subject.asked, "profile": profile, "device": DEVICES[profile]}
     asked["accept_undecided"] = True  # the rows are few, as emulation is slow
     asked["settings"] = SETTINGS
+    asked["time_budget_s"] = None if minutes is None else 60 * minutes
     out = subject.scratch / "out"
     begun = time.monotonic()
     try:
