@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from benchmarks.common import opened, run
@@ -95,7 +95,8 @@ def _compare(name: str, options: argparse.Namespace) -> Found:
                 made.append(Made(form=form, seconds=taken, refused=f"{type(exc).__name__}: {exc}"))
                 continue
             taken = time.monotonic() - begun
-            made.append(Made(form=form, seconds=taken, compression=done))
+            plain = replace(done, model=name, folder=form)
+            made.append(Made(form=form, seconds=taken, compression=plain))
             print(f"{name} {form}: {taken:.0f} s", flush=True)
         there = [item for item in made if item.compression]
         targets = [subject.model.path, *(subject.scratch / item.form / MODEL for item in there)]

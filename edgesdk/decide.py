@@ -442,7 +442,7 @@ def _advantage(winner: Outcome, other: Outcome, budget: Budget) -> str:
     if new is None or old is None:
         return "better"
     if budget.objective == "size":
-        return f"smaller ({new.artifact_bytes / 1e6:.1f} against {old.artifact_bytes / 1e6:.1f} MB)"
+        return f"smaller ({new.artifact_bytes / 1e6:.3g} against {old.artifact_bytes / 1e6:.3g} MB)"
     if budget.objective == "memory":
         return f"smaller in memory ({new.used_mib:.0f} against {old.used_mib:.0f} MiB)"
     if budget.objective == "quality":
@@ -455,7 +455,7 @@ def _advantage(winner: Outcome, other: Outcome, budget: Budget) -> str:
     if not counted and new.latency is None:
         if _same_speed(other, winner):
             return "about as small, and closer to the original"
-        return f"smaller ({new.artifact_bytes / 1e6:.2f} against {old.artifact_bytes / 1e6:.2f} MB)"
+        return f"smaller ({new.artifact_bytes / 1e6:.3g} against {old.artifact_bytes / 1e6:.3g} MB)"
     if _same_speed(other, winner):
         same = "about as many instructions" if counted else "as fast"
         return f"{same}, and closer to the original"

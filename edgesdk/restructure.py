@@ -274,9 +274,12 @@ def _distilled(
         checkpoint=checkpoint,
         listener=lambda epoch: progress(f"epoch {epoch.epoch}, check {epoch.check:.4g}"),
     )
+    epochs = len(done.epochs) - 1
     told = (
         f"distilled in {done.seconds:.0f} s: the loss on rows held out fell from {done.before:.4g} to "
-        f"{done.after:.4g}, best in epoch {done.best_epoch} of {len(done.epochs) - 1}"
+        f"{done.after:.4g}, best in epoch {done.best_epoch} of {epochs}"
+        if done.best_epoch
+        else f"distilling changed nothing: none of {epochs} epochs was better on rows held out"
     )
     return Restructured(path=onnx_io.write(done.model, out), notes=(told, *done.notes))
 

@@ -290,6 +290,7 @@ def test_energy_is_shown_where_the_device_tells_power() -> None:
         assert told in page
     assert "36.5" in in_terminal(report, 160)
     assert "Power and heat" not in render_html(REPORT)
+    assert "mJ" not in render_html(REPORT)
     assert "mJ" not in in_terminal(REPORT, 160)
 
 

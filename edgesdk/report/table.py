@@ -105,8 +105,15 @@ def _times(report: DeployReport) -> list[_Column]:
         _size(),
         _Column("peak", lambda row: words.mebibytes(row.peak_mib), lambda row: row.peak_mib),
         _Column("load ms", lambda row: words.milliseconds(row.load_ms), lambda row: row.load_ms),
-        _Column("mJ a run", lambda row: words.millijoules(row.run_mj), lambda row: row.run_mj),
+        *_energy(report),
     ]
+
+
+def _energy(report: DeployReport) -> list[_Column]:
+    """What a run takes, where the device tells."""
+    if all(row.run_mj is None for row in report.rows):
+        return []
+    return [_Column("mJ a run", lambda row: words.millijoules(row.run_mj), lambda row: row.run_mj)]
 
 
 def _size() -> _Column:
