@@ -157,13 +157,49 @@ def test_gradients_of_stacked_rows_are_those_of_rows_one_by_one(small_cnn: Path)
     found = []
     for stacked in (True, False):
         module = OnnxModule(student)
-        objective = Objective(module, OnnxModule(teacher), student, rows, Training(), {})
+        objective = Objective(module, OnnxModule(teacher), student, rows, Training(mixed=False), {})
         assert objective.stacked
         objective.stacked = stacked
         objective.backward((0, 1, 2, 3))
         found.append({key: weight.grad for key, weight in module.weights.items()})
     for key in found[0]:
         torch.testing.assert_close(found[0][key], found[1][key], rtol=1e-3, atol=1e-5)
+
+
+def test_matrices_multiplied_in_bfloat16_teach_as_well(small_cnn: Path) -> None:
+    teacher = onnx.load(small_cnn)
+    rng = np.random.default_rng(0)
+    rows = [{"image": rng.normal(size=(1, 3, 32, 32)).astype(np.float32)} for _ in range(24)]
+    before, after = [], []
+    for mixed in (False, True):
+        settings = Training(epochs=6, batch=8, mixed=mixed, threads=1)
+        done = distill(_damaged(teacher), teacher, rows, settings)
+        before.append(done.before)
+        after.append(done.after)
+    assert before[0] == pytest.approx(before[1], rel=1e-4), "checks are made in float32"
+    assert after[1] < before[1] / 2
+    assert after[1] == pytest.approx(after[0], rel=0.5)
+
+
+def test_quantizers_are_not_trained_through_in_bfloat16(small_cnn: Path) -> None:
+    teacher = onnx.load(small_cnn)
+    rows = [{"image": np.zeros((1, 3, 32, 32), np.float32)}]
+    quantized = onnx.load(small_cnn)
+    first = quantized.graph.node[0].input[0]
+    scale, zero = (
+        numpy_helper.from_array(v, n) for v, n in ((np.float32(0.1), "s"), (np.int8(0), "z"))
+    )
+    quantized.graph.initializer.extend([scale, zero])
+    rounding = [
+        helper.make_node("QuantizeLinear", [first, "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+    ]
+    quantized.graph.node[0].input[0] = "d"
+    for node in reversed(rounding):
+        quantized.graph.node.insert(0, node)
+    assert not Objective(
+        OnnxModule(quantized), OnnxModule(teacher), quantized, rows, Training(), {}
+    ).mixed
 
 
 def test_a_narrower_student_learns_inner_tensors_through_a_projection(

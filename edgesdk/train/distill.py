@@ -109,6 +109,10 @@ class _Run:
             raise InputError(f"no weight {unknown[0]!r} to freeze; see OnnxModule.weights")
         self._teacher = OnnxModule(teacher)
         self._objective = Objective(self._module, self._teacher, student, rows, settings, labels)
+        if self._objective.mixed:  # in which it is quickest
+            for weight in self._module.weights.values():
+                if weight.ndim == 4:
+                    weight.data = weight.data.contiguous(memory_format=torch.channels_last)
         self._labels = labels
         self._check = check or (lambda _: self._objective.mean(self._held))
         self._optimizer = self._new_optimizer()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from edgesdk.errors import InputError, SamplesError
+from edgesdk.errors import InputError, ModelError, SamplesError
 from edgesdk.train.losses import (
     OutputLoss,
     kind_of_output,
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 _KEPT_BYTES = 1 << 30
 """The teacher's answers are kept up to this size, and computed anew in every epoch beyond it."""
 
+_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
+"""Instructions that multiply such numbers, as torch calls them."""
+
 
 class Objective:
     """The losses of a student, on rows.
@@ -43,6 +46,7 @@ class Objective:
         projections: matrices [teacher's width, student's width] that are trained with the student and
             then thrown away, by feature.
         stacked: rows of equal shape are run together; else one by one, their gradients added up.
+        mixed: the student learns with matrices multiplied in bfloat16.
         notes: what was left out, in words.
     """
 
@@ -67,6 +71,7 @@ class Objective:
         self.shapes = Shapes(rows, student.input_names)
         self.stacked = can_stack(proto, student, rows, self.shapes)
         self._first = collate(rows, (0,), student.input_names)
+        self.mixed = self._mixes(proto, settings.mixed)
         self.how = self._choose_losses(proto)
         self.features: dict[str, int | None] = {}
         self.projections: dict[str, Any] = {}
@@ -74,6 +79,21 @@ class Objective:
         self._labels = _checked(labels, self.how, len(rows))
         self._known: dict[int, dict[str, Tensor]] = {}
         self._keeps = True
+
+    def _mixes(self, proto: ModelProto, asked: bool | None) -> bool:
+        """Whether bfloat16 is used: as asked, else where it is quick and harmless."""
+        if asked is not None:
+            return asked
+        known = torch.cpu.get_capabilities()
+        rounds = any(node.op_type == "QuantizeLinear" for node in proto.graph.node)
+        if rounds or not any(known.get(name) for name in _BFLOAT16):
+            return False
+        try:
+            with torch.no_grad(), _bfloat16(True):
+                found = self._student(self._first)
+        except ModelError:
+            return False
+        return all(bool(v.isfinite().all()) for v in found.values() if v.is_floating_point())
 
     def _choose_losses(self, proto: ModelProto) -> dict[str, OutputLoss]:
         given = self._settings.losses
@@ -144,7 +164,10 @@ class Objective:
         features = tuple(self.features) if whole else ()
         wanted = (*self.how, *features)
         inputs = collate(self._rows, batch, self._student.input_names)
-        ours, theirs = self._student(inputs, wanted), self._targets(batch)
+        with _bfloat16(self.mixed and torch.is_grad_enabled()):
+            found = self._student(inputs, wanted)
+        ours = {name: v.float() if v.dtype == torch.bfloat16 else v for name, v in found.items()}
+        theirs = self._targets(batch)
         total = torch.zeros(rows)
         for name, how in self.how.items():
             if how.weight:
@@ -213,6 +236,11 @@ class Objective:
         last = next(reversed(self._known.values()))
         each: int = sum(tensor.nbytes for tensor in last.values())
         return len(self._known) * each
+
+
+def _bfloat16(on: bool) -> Any:
+    """In which matrices are multiplied in bfloat16."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=on)
 
 
 def _fit(ours: Tensor, theirs: Tensor, *, stacked: bool) -> tuple[bool, int | None]:

@@ -40,6 +40,8 @@ class Training:
         feature_weight, label_weight: of their losses in the sum.
         frozen: keys of weights that stay as they are.
         learn_scales: train the scales of quantizers as well.
+        mixed: multiply matrices in bfloat16 while learning (losses, weights and checks stay float32);
+            None: where the processor has instructions for it and the student has no quantizers.
     """
 
     epochs: int = 30
@@ -59,6 +61,7 @@ class Training:
     label_weight: float = 1.0
     frozen: frozenset[str] = frozenset()
     learn_scales: bool = False
+    mixed: bool | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with.
