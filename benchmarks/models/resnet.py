@@ -75,12 +75,13 @@ def _bottleneck(ins: int, width: int, stride: int) -> list[Any]:
     return [*first, *_unit(width, 4 * width, 1)]
 
 
-def network(depths: tuple[int, int, int, int], *, bottlenecks: bool) -> Any:
+def network(depths: tuple[int, int, int, int], *, bottlenecks: bool, stem_stride: int = 1) -> Any:
     """A residual network for images float32[n, 1, 28, 28], to ten classes.
 
     Args:
         depths: blocks in each stage.
         bottlenecks: of three convolutions instead of two.
+        stem_stride: of the first convolution.
     """
     from torch import nn
 
@@ -98,7 +99,7 @@ def network(depths: tuple[int, int, int, int], *, bottlenecks: bool) -> Any:
         def forward(self, x: Any) -> Any:
             return self.relu(self.main(x) + self.side(x))
 
-    layers = [*_unit(1, 64, 3), nn.ReLU(), nn.MaxPool2d(2)]
+    layers = [*_unit(1, 64, 3, stem_stride), nn.ReLU(), nn.MaxPool2d(2)]
     ins = 64
     for stage, (depth, width) in enumerate(zip(depths, (64, 128, 256, 512), strict=True)):
         for number in range(depth):
