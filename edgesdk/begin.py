@@ -58,6 +58,7 @@ def bench_of(
         evidence=evidence,
         listen=listen,
         compared_rows=rows_to_compare(machine),
+        training_s=request.training_s,
     )
 
 

@@ -33,6 +33,7 @@ class Bench:
         machine_key: identity of the device for the cache of measurements.
         compared_rows: evaluation rows whose outputs on the device are compared with this machine's;
             0 where both have the same processor.
+        training_s: seconds for each training; None for as long as it gets better.
     """
 
     workshop: Workshop
@@ -49,6 +50,7 @@ class Bench:
     evidence: Evidence
     listen: Listener
     compared_rows: int = 0
+    training_s: float | None = None
 
     def opening(self, choice: Choice, converted: Finished) -> dict[str, Any]:
         """What a step is told that opens an artifact."""

@@ -20,8 +20,12 @@ _UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(?P<number>[+-]?(?:\d+\.?\d*|\.\d+))\s*(?P<unit>[^\d\s]*)")
 
 
-def parse_duration(text: str) -> float:
+def parse_duration(text: str, what: str = "time budget") -> float:
     """Seconds of `90s`, `10m` (or `10min`) or `1.5h`.
+
+    Args:
+        text: as the user wrote it.
+        what: it is, for the message.
 
     Raises:
         BudgetError: names what was seen and the legal units.
@@ -29,22 +33,22 @@ def parse_duration(text: str) -> float:
     match = _DURATION.fullmatch(text.strip())
     legal = "write e.g. 90s, 10m or 1h"
     if not match:
-        raise BudgetError(f"time budget {text!r} does not parse; {legal}")
+        raise BudgetError(f"{what} {text!r} does not parse; {legal}")
     unit = match["unit"]
     if unit not in _UNITS:
         seen = f"unknown unit {unit!r}" if unit else "no unit"
-        raise BudgetError(f"time budget {text!r}: {seen}; {legal}")
-    return check_seconds(float(match["number"]) * _UNITS[unit])
+        raise BudgetError(f"{what} {text!r}: {seen}; {legal}")
+    return check_seconds(float(match["number"]) * _UNITS[unit], what)
 
 
-def check_seconds(seconds: float) -> float:
-    """A time budget that makes sense.
+def check_seconds(seconds: float, what: str = "time budget") -> float:
+    """A time that something may take, if it makes sense.
 
     Raises:
         BudgetError: not above 0, or not finite.
     """
     if not 0.0 < seconds < math.inf:
-        raise BudgetError(f"a time budget of {seconds:g} s; it must be above 0, as in 90s or 10m")
+        raise BudgetError(f"a {what} of {seconds:g} s; it must be above 0, as in 90s or 10m")
     return seconds
 
 

@@ -57,6 +57,8 @@ def compress_model(
     *,
     profile: str,
     samples: str | None = None,
+    calibration: str | None = None,
+    training_s: float | None = None,
     out: Path | None = None,
     fix_shapes: bool = False,
     cache: Cache | None = None,
@@ -69,6 +71,8 @@ def compress_model(
         recipe: its name; `edgesdk.recipe` has the grammar. Execution types change nothing in a file.
         profile: of the device that it is for.
         samples: real inputs, for recipes that need some.
+        calibration: other real inputs to fit and train on; by default a part of the samples.
+        training_s: seconds for each training; None for as long as it gets better.
         out: a new folder; by default the model's name and the recipe's.
         fix_shapes: fix the inputs to the shapes of the samples, where these are all equal.
         cache: where steps keep their results.
@@ -82,7 +86,13 @@ def compress_model(
     """
     structure, plain = parse_form(recipe)
     choice = Choice(recipe=plain, backend="onnxruntime", structure=structure)
-    request = Request(model=model, profile=profile, samples=samples)
+    request = Request(
+        model=model,
+        profile=profile,
+        samples=samples,
+        calibration=calibration,
+        training_s=training_s,
+    )
     target = out or Path(f"{model.stem}-{choice.form}")
     check_free_place(target)
     facts = read_usable_model(model)

@@ -23,6 +23,7 @@ _KEYS = {
     "recipes": list,
     "threads": int,
     "time_budget": str,
+    "training_time": str,
     "budget": dict,
     "floors": dict,
 }
@@ -40,6 +41,7 @@ class ProjectConfig:
     recipes: tuple[str, ...] = ()
     threads: int | None = None
     time_budget_s: float | None = None
+    training_s: float | None = None
     budget: Budget = field(default_factory=Budget)
 
 
@@ -48,7 +50,7 @@ def read_config(path: Path) -> ProjectConfig:
 
     Raises:
         InputError: not TOML, an unknown key, or a value of the wrong type; names it.
-        BudgetError: a limit, floor or time budget that does not parse.
+        BudgetError: a limit, floor or time that does not parse.
     """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -76,6 +78,9 @@ def read_config(path: Path) -> ProjectConfig:
         recipes=tuple(data.get("recipes", [])),
         threads=data.get("threads"),
         time_budget_s=parse_duration(data["time_budget"]) if "time_budget" in data else None,
+        training_s=parse_duration(data["training_time"], "training time")
+        if "training_time" in data
+        else None,
         budget=_budget(data, own_names(metrics)),
     )
 

@@ -15,7 +15,7 @@ class Event:
             `bundle`, `probe`.
         subject: the candidate it is about, or empty.
         message: what there is to say, in a sentence or a figure.
-        state: `begin`, `done`, `failed` or `note`.
+        state: `begin`, `done`, `failed`, `note`, or `progress` of what began and has not ended.
         cached: the result was there already.
         done, total: candidates finished and to do, for a progress bar.
     """

@@ -6,6 +6,7 @@ The folder of a step, its working directory, keeps the record:
     response.json   what it answered; only there when it did
     outcome.json    its peak memory, and the error that it raised
     log.txt         what it and native code printed
+    progress.txt    what it told of itself on the way, a line each; only there when it did
 
 `python -m edgesdk.isolate FOLDER` runs the same step again by hand.
 """
@@ -18,9 +19,10 @@ import importlib
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,9 +40,11 @@ from edgesdk.process import (
 )
 
 REQUEST, RESPONSE, OUTCOME, LOG = "request.json", "response.json", "outcome.json", "log.txt"
-RECORD = frozenset({REQUEST, RESPONSE, OUTCOME, LOG})
+PROGRESS = "progress.txt"
+RECORD = frozenset({REQUEST, RESPONSE, OUTCOME, LOG, PROGRESS})
 
 _POLL_S = 0.05
+_FOLLOW_S = 0.5
 _MIB = 1 << 20
 _LOG_LIMIT_BYTES = 16 * _MIB
 
@@ -88,7 +92,7 @@ def run_isolated(
     """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in (RESPONSE, OUTCOME):
+    for stale in (RESPONSE, OUTCOME, PROGRESS):
         (folder / stale).unlink(missing_ok=True)
     (folder / LOG).write_bytes(b"")
     write_json(
@@ -110,6 +114,41 @@ def run_isolated(
         peak_mib=max(peak_mib, outcome["peak_mib"]),
         seconds=time.monotonic() - start,
     )
+
+
+def tell(line: str) -> None:
+    """Called in a step: a line of its progress, for who follows it (`following`)."""
+    with Path(PROGRESS).open("a", encoding="utf-8") as stream:
+        stream.write(" ".join(line.split()) + "\n")
+
+
+@contextlib.contextmanager
+def following(folder: Path, hear: Callable[[str], None]) -> Iterator[None]:
+    """Around a step that runs in a folder of this machine: every line that it tells is heard at once.
+
+    What a step tells that runs elsewhere is not heard.
+    """
+    ended = threading.Event()
+    file = folder / PROGRESS
+
+    def follow() -> None:
+        heard = 0
+        over = False
+        while not over:
+            over = ended.wait(_FOLLOW_S)
+            told = file.read_text(encoding="utf-8") if file.exists() else ""
+            lines = told[: told.rfind("\n") + 1].splitlines()
+            for line in lines[heard:]:
+                hear(line)
+            heard = len(lines)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _watch(

@@ -5,7 +5,7 @@ Each is a step that is kept; what it depends on is in its identity.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,6 +94,7 @@ def restructured(
             "does": step.name,
             "rows": bench.samples.fingerprint if step.needs_samples else None,
             "multiple": multiple,
+            "training_s": bench.training_s if step.kind == "distill" else None,
             "tools": tool_versions("torch") if step.trains else tool_versions(),
         }
         bench.listen(Event(stage=step.kind, subject=step.name, state="begin"))
@@ -105,11 +106,14 @@ def restructured(
                 "step": step.name,
                 "calibration": rows.to_json() if step.needs_samples else None,
                 "multiple": multiple,
+                "training_s": identity["training_s"],
                 "checkpoint": str(bench.workshop.cache.unfinished("restructure", **identity)),
             },
             identity,
             like=step.kind,
             then=way,
+            more_s=(bench.training_s or 0.0) if step.kind == "distill" else 0.0,
+            hear=_told_by(bench, step.kind, step.name),
         )
         notes = (*done.notes, *found.response["notes"])
         done = Prepared(path=found.path, key=found.key, notes=notes)
@@ -120,6 +124,13 @@ def restructured(
             )
         )
     return done
+
+
+def _told_by(bench: Bench, stage: str, subject: str) -> Callable[[str], None]:
+    """What passes on the progress of a step as events."""
+    return lambda line: bench.listen(
+        Event(stage=stage, subject=subject, state="progress", message=line)
+    )
 
 
 def smoothed(

@@ -57,6 +57,8 @@ class Request:
         farm: the scheduler of many devices to run them on; `device` then names which of these.
         time_budget_s: seconds for the whole search, above 0; what does not fit is not tried, and the
             best found so far is taken. None for no limit.
+        training_s: seconds for each training of a candidate, above 0; None for as long as it gets
+            better.
     """
 
     model: Path
@@ -75,6 +77,7 @@ class Request:
     lengths: tuple[tuple[str, int], ...] = ()
     seed: int = 0
     time_budget_s: float | None = None
+    training_s: float | None = None
     device: str = LOCAL
     farm: str | None = None
 

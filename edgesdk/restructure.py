@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgesdk.clock import spell
 from edgesdk.compress import onnx_io
 from edgesdk.errors import BackendUnavailable, InputError, RecipeError, SamplesError
 from edgesdk.samples import SampleSet
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from edgesdk.structure.importance import Scores
     from edgesdk.structure.units import Selection, Structure
+    from edgesdk.train.settings import Epoch
 
 ROWS = 400
 """Of the samples, to fit, choose and judge by; more rows made healing no better on the models tried."""
@@ -81,6 +83,7 @@ def restructure(
     samples: SampleSet | None,
     multiple: int,
     checkpoint: Path | None = None,
+    training_s: float | None = None,
     progress: Progress = lambda _: None,
 ) -> Restructured:
     """Do one step.
@@ -94,6 +97,7 @@ def restructure(
         samples: real rows, for a step that needs some.
         multiple: of which numbers of channels and ranks are, as the device likes it.
         checkpoint: file in which training keeps its state, to go on from.
+        training_s: seconds that `distill` may take; None for as long as it gets better.
         progress: told what was done, in a few words.
 
     Raises:
@@ -105,7 +109,7 @@ def restructure(
         raise SamplesError(f"{step.name} needs real samples; give --samples")
     if step.kind == "distill":
         assert samples is not None
-        return _distilled(model, original, samples, out, checkpoint, progress)
+        return _distilled(model, original, samples, out, checkpoint, training_s, progress)
     match step.kind:
         case "prune":
             changed = _pruned(model, step, samples, scratch, multiple)
@@ -258,6 +262,7 @@ def _distilled(
     samples: SampleSet,
     out: Path,
     checkpoint: Path | None,
+    training_s: float | None,
     progress: Progress,
 ) -> Restructured:
     """What is left of the model taught by the original on the samples."""
@@ -270,9 +275,9 @@ def _distilled(
         onnx_io.read_whole(model),
         onnx_io.read_whole(original),
         SampleRows(samples),
-        Training(),
+        Training(seconds=training_s),
         checkpoint=checkpoint,
-        listener=lambda epoch: progress(f"epoch {epoch.epoch}, check {epoch.check:.4g}"),
+        listener=lambda epoch: progress(_told(epoch)),
     )
     epochs = len(done.epochs) - 1
     told = (
@@ -282,6 +287,13 @@ def _distilled(
         else f"distilling changed nothing: none of {epochs} epochs was better on rows held out"
     )
     return Restructured(path=onnx_io.write(done.model, out), notes=(told, *done.notes))
+
+
+def _told(epoch: Epoch) -> str:
+    """An epoch in a line."""
+    best = ", the best so far" if epoch.is_best and epoch.epoch else ""
+    left = f", at most {spell(epoch.seconds_left)} to go" if epoch.seconds_left >= 1 else ""
+    return f"epoch {epoch.epoch}: {epoch.check:.4g} on rows held out{best}{left}"
 
 
 def require_training(step: str) -> None:

@@ -21,6 +21,7 @@ from edgesdk.backend import (
     require_backend,
 )
 from edgesdk.errors import RecipeError, StepFailed
+from edgesdk.isolate import tell
 from edgesdk.recipe import Recipe
 from edgesdk.samples import Sample, SampleSet
 
@@ -47,7 +48,10 @@ def prepare(request: Request) -> Response:
 
 
 def restructure(request: Request) -> Response:
-    """`model`, `original`, `step`, `calibration`, `multiple`, `checkpoint` -> `path`, `notes`."""
+    """`model`, `original`, `step`, `calibration`, `multiple`, `training_s`, `checkpoint` -> a model.
+
+    Its `path` and `notes`. `training_s` bounds training; None does not.
+    """
     from edgesdk.restructure import restructure as restructure_model
     from edgesdk.structural import parse_step
 
@@ -65,7 +69,8 @@ def restructure(request: Request) -> Response:
                 samples=SampleSet.from_json(rows) if rows else None,
                 multiple=request["multiple"],
                 checkpoint=checkpoint,
-                progress=lambda told: print(told, flush=True),
+                training_s=request["training_s"],
+                progress=tell,
             )
         except RecipeError as exc:
             raise StepFailed(str(exc)) from exc

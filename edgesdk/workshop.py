@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from edgesdk.compress.onnx_io import HEAVY_BYTES
 from edgesdk.device.base import Place
 from edgesdk.device.local import LocalDevice
 from edgesdk.files import read_json
-from edgesdk.isolate import RESPONSE
+from edgesdk.isolate import RESPONSE, following
 from edgesdk.machine import detect
 
 _MEMORY_SHARE = 0.8
@@ -82,6 +83,8 @@ class Workshop:
         device: Place | None = None,
         like: str = "",
         then: Sequence[Work] = (),
+        more_s: float = 0.0,
+        hear: Callable[[str], None] | None = None,
     ) -> Finished:
         """Run `edgesdk.steps:name`, or take its earlier result.
 
@@ -92,6 +95,8 @@ class Workshop:
             device: where it runs; None for this machine.
             like: what makes its time comparable with that of other steps of this name.
             then: what must follow for its result to be of use; it is not begun without time for all.
+            more_s: seconds that it was given for itself, on top of the limit of every step.
+            hear: told what it tells of its progress, a line each; only of steps on this machine.
 
         Raises:
             StepFailed: it crashed, hung, ran out of memory or refused, now or when last tried; or
@@ -104,12 +109,13 @@ class Workshop:
         key = self.cache.key(name, **identity)
 
         def build(folder: Path) -> None:
-            with self.clock.bounding(((name, like), *then)):
+            watched = nullcontext() if hear is None else following(folder, hear)
+            with self.clock.bounding(((name, like), *then)), watched:
                 place.run_step(
                     f"edgesdk.steps:{name}",
                     request,
                     folder=folder,
-                    timeout_s=min(self.limits.timeout_s, self.clock.left_s),
+                    timeout_s=min(self.limits.timeout_s + more_s, self.clock.left_s),
                     memory_bytes=self.limits.memory_bytes,
                 )
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgesdk.cli.options import Json, ModelFile, Samples
+from edgesdk.cli.options import Calibration, Json, ModelFile, Samples, TrainingTime
 from edgesdk.cli.output import emit, reported_errors
 from edgesdk.cli.progress import live_view
 
@@ -22,6 +22,7 @@ def compress(
         ),
     ],
     samples: Samples = None,
+    calibration: Calibration = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -35,12 +36,14 @@ def compress(
         bool,
         typer.Option("--fix-shapes", help="Fix the inputs to the shapes of the samples."),
     ] = False,
+    training_time: TrainingTime = None,
     as_json: Json = False,
 ) -> None:
     """Apply one recipe to a model, as deploy would, and write the ONNX file. Nothing is measured.
 
     To see what it does to speed and quality: edgesdk compare MODEL FOLDER/model.onnx --samples …
     """
+    from edgesdk.clock import parse_duration
     from edgesdk.compressing import compress_model
     from edgesdk.report.comparing import compression_view
 
@@ -50,6 +53,10 @@ def compress(
             recipe,
             profile=profile,
             samples=samples,
+            calibration=calibration,
+            training_s=None
+            if training_time is None
+            else parse_duration(training_time, "training time"),
             out=out,
             fix_shapes=fix_shapes,
             listen=listen,

@@ -12,6 +12,7 @@ from rich.text import Text
 from edgesdk.cli.options import (
     Backends,
     BudgetText,
+    Calibration,
     Device,
     Floors,
     Json,
@@ -22,6 +23,7 @@ from edgesdk.cli.options import (
     Recipes,
     Samples,
     Threads,
+    TrainingTime,
 )
 from edgesdk.cli.output import emit, error_document, reported_errors
 from edgesdk.cli.progress import live_view
@@ -49,10 +51,7 @@ def deploy(
         ),
     ] = None,
     samples: Samples = None,
-    calibration: Annotated[
-        str | None,
-        typer.Option("--calibration", help="Calibrate on these instead of a part of the samples."),
-    ] = None,
+    calibration: Calibration = None,
     metrics: Metrics = None,
     budget: BudgetText = None,
     floors: Floors = None,
@@ -93,6 +92,7 @@ def deploy(
             help="Time for the whole search: 90s, 10m or 1h; takes the best found until then.",
         ),
     ] = None,
+    training_time: TrainingTime = None,
     memory_limit: Annotated[
         str | None,
         typer.Option(
@@ -138,6 +138,7 @@ def deploy(
             threads=threads,
             lengths=lengths,
             time_budget=time_budget,
+            training_time=training_time,
         )
         settled |= {
             "out": out,

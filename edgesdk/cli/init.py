@@ -20,6 +20,7 @@ model = {model}
 # samples = "samples.npz"
 # metrics = ["top1"]
 # time_budget = "10m"     # for the whole search
+# training_time = "10m"   # for each training
 
 [budget]
 # latency = "20ms"      # 95th percentile of one run

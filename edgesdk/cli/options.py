@@ -29,6 +29,17 @@ Samples = Annotated[
         help="Real inputs: an .npz file, a folder of .npz files, or module:function.",
     ),
 ]
+Calibration = Annotated[
+    str | None,
+    typer.Option("--calibration", help="Calibrate on these instead of a part of the samples."),
+]
+TrainingTime = Annotated[
+    str | None,
+    typer.Option(
+        "--training-time",
+        help="Time for each training: 90s, 10m or 1h; default: until it gets no better.",
+    ),
+]
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads in one run; default: all cores.")
 ]

@@ -13,6 +13,8 @@ from rich.text import Text
 from edgesdk.cli.output import progress_console
 from edgesdk.events import Event, Listener, nobody
 
+_EVERY_S = 30.0
+"""Between two lines of progress in a log."""
 _MARKS = {"done": ("✓", "green"), "failed": ("✗", "red"), "note": ("·", "cyan")}
 
 
@@ -35,11 +37,17 @@ def live_view(*, quiet: bool = False) -> Iterator[Listener]:
     with bar:
         task = bar.add_task("starting", total=None)
         started = time.monotonic()
+        last = [started]
 
         def listen(event: Event) -> None:
             if event.total:
                 bar.update(task, completed=event.done, total=event.total)
-            if event.state == "begin":
+            if event.state == "progress":
+                bar.update(task, description=f"{event.stage} {event.subject} {event.message}")
+                if not console.is_terminal and time.monotonic() - last[0] > _EVERY_S:
+                    _print_line(console, event, time.monotonic() - started)
+                    last[0] = time.monotonic()
+            elif event.state == "begin":
                 bar.update(task, description=f"{event.stage} {event.subject}".strip())
             else:
                 _print_line(console, event, time.monotonic() - started)

@@ -33,6 +33,7 @@ def settle_request(
     threads: int | None,
     lengths: list[str] | None,
     time_budget: str | None = None,
+    training_time: str | None = None,
     device: str | None = None,
     max_fallback: str | None = None,
 ) -> dict[str, Any]:
@@ -75,6 +76,9 @@ def settle_request(
         "time_budget_s": config.time_budget_s
         if time_budget is None
         else parse_duration(time_budget),
+        "training_s": config.training_s
+        if training_time is None
+        else parse_duration(training_time, "training time"),
     }
 
 
