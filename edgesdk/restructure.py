@@ -32,11 +32,15 @@ if TYPE_CHECKING:
     import onnx
 
     from edgesdk.structure.importance import Scores
+    from edgesdk.structure.judge import Deal
     from edgesdk.structure.units import Selection, Structure
     from edgesdk.train.settings import Epoch
 
 ROWS = 400
-"""Of the samples, to fit, choose and judge by; more rows made healing no better on the models tried."""
+"""Of the samples, to find by what is important and what ranks cost; more rows changed neither."""
+HEALED_ROWS = 2000
+"""Of the samples, to heal with. A layer with more inputs than it has positions is left as it is: of half of
+a small ResNet's parameters removed, 1,600 rows healed all but 4e-6 of the error of 0.38, which 400 left."""
 TAYLOR_ROWS = 64
 _LEAST_KEPT = 0.1
 """Of the units of every group: a layer of one channel heals badly."""
@@ -127,7 +131,7 @@ def restructure(
             model,
             proto,
             samples,
-            deal(len(samples), ROWS),
+            deal(len(samples), HEALED_ROWS),
             _made(scratch / "heal"),
             kept=changed.kept,
             progress=lambda done, total: progress(f"healing, {done} of {total}"),
@@ -193,7 +197,7 @@ def _scores(
         Reference(model, _made(scratch / "activity"), samples),
         wanted,
         samples,
-        deal(len(samples), ROWS).fitted,
+        _looked_at(samples).fitted,
     )
     squares = {name: one.variance + one.mean**2 for name, one in moments.items()}
     return energy(proto, found, squares)
@@ -218,7 +222,7 @@ def _factored(
     """Layers split in two, of ranks by damage for each parameter saved."""
     assert step.share is not None
     whole = count_parameters(onnx_io.read_whole(model).graph)
-    surveyed = survey(model, samples, deal(len(samples), ROWS), _made(scratch / "survey"))
+    surveyed = survey(model, samples, _looked_at(samples), _made(scratch / "survey"))
     held = sum(parameters_of(one.layer, None) for one in surveyed.known.values())
     saved = step.share / 100 * whole
     if saved >= held:
@@ -241,7 +245,7 @@ def _sparse(model: Path, step: Step, samples: SampleSet | None, scratch: Path) -
     net = Net(onnx_io.read_whole(model))
     norms = None
     if samples is not None and len(samples):
-        rows = deal(len(samples), ROWS).fitted
+        rows = _looked_at(samples).fitted
         norms = input_norms(Reference(model, _made(scratch / "norms"), samples), net, samples, rows)
     if step.kind == "sparse2of4":
         done = prune_pattern(net, norms=norms)
@@ -287,6 +291,11 @@ def _distilled(
         else f"distilling changed nothing: none of {epochs} epochs was better on rows held out"
     )
     return Restructured(path=onnx_io.write(done.model, out), notes=(told, *done.notes))
+
+
+def _looked_at(samples: SampleSet) -> Deal:
+    """The rows that show what is important: some of those that healing will use for the same."""
+    return deal(len(samples), HEALED_ROWS).at_most(ROWS)
 
 
 def _told(epoch: Epoch) -> str:

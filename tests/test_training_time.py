@@ -18,6 +18,7 @@ from edgesdk.events import Event
 from edgesdk.isolate import PROGRESS, following
 from edgesdk.model import read_model
 from edgesdk.samples import read_samples
+from edgesdk.structure.judge import deal
 from edgesdk.train import unavailable
 from edgesdk.workshop import Limits, Workshop
 
@@ -115,3 +116,13 @@ def test_training_time_is_read_and_refused_like_other_times(
         result = CliRunner().invoke(app, words)
         assert result.exit_code == 2
         assert "a training time of 0 s" in result.output
+
+
+def test_fewer_rows_keep_their_roles() -> None:
+    rows = deal(1500, 2000)
+    some = rows.at_most(400)
+    assert 390 <= len(some.fitted) + len(some.choosing) + len(some.judging) <= 400
+    assert set(some.fitted) <= set(rows.fitted)
+    assert set(some.choosing) <= set(rows.choosing)
+    assert set(some.judging) <= set(rows.judging)
+    assert rows.at_most(1500) == rows

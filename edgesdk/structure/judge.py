@@ -45,6 +45,18 @@ class Deal:
     choosing: tuple[int, ...]
     judging: tuple[int, ...]
 
+    def at_most(self, most: int) -> Deal:
+        """The same with fewer rows in each set, at most so many together, spread evenly; 10 up."""
+        sets = (self.fitted, self.choosing, self.judging)
+        total = sum(map(len, sets))
+        if total <= most:
+            return self
+        fitted, choosing, judging = (
+            tuple(rows[place] for place in evenly(len(rows), max(1, most * len(rows) // total)))
+            for rows in sets
+        )
+        return Deal(fitted=fitted, choosing=choosing, judging=judging)
+
 
 def deal(count: int, most: int) -> Deal:
     """Rows for everything that is fitted here, at most so many, spread evenly; the same every time.
