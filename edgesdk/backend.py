@@ -293,6 +293,8 @@ class Backend(ABC):
         """Why this engine cannot run a recipe on any model, or None. Pure; loads no engine."""
         if recipe.execution not in self.executions:
             return f"{self.name} does not execute in {recipe.execution}"
+        if recipe.qat and self.quantizes(recipe):
+            return f"{self.name} quantizes its own format, which nothing here trains through"
         return None
 
     def check_options(self, options: OpenOptions) -> None:

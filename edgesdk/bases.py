@@ -77,9 +77,11 @@ def find_bases(
         quality, built = trial.outcome.quality, trial.built
         if built is None or quality is None or built.choice.recipe.mode == "float":
             continue
+        if built.choice.recipe.qat:
+            continue  # each set of nodes would be a training
         if load_backend(built.choice.backend).quantizes(built.choice.recipe):
             continue  # nodes are spared in ONNX, and this engine's integers are not there
-        if _fails_in_float(trials, built.choice, accept_undecided):
+        if fails_in_float(trials, built.choice, accept_undecided):
             continue  # what it computes wrongly is no matter of precision
         if fallback_problem(trial.outcome, bench.budget):
             continue  # nor is where it runs
@@ -112,7 +114,7 @@ def is_good(quality: Quality | None, accept_undecided: bool) -> bool:
     )
 
 
-def _fails_in_float(trials: Sequence[Trial], choice: Choice, accept_undecided: bool) -> bool:
+def fails_in_float(trials: Sequence[Trial], choice: Choice, accept_undecided: bool) -> bool:
     """Whether the same engine was tried with all nodes in float, and that is not good either."""
     wanted = replace(choice, recipe=Recipe(execution=choice.recipe.execution), kept=())
     tried = (trial.outcome for trial in trials if trial.outcome.candidate.single == wanted)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edgesdk.aware import quantized
 from edgesdk.begin import bench_of, limits_of
 from edgesdk.cache import Cache
 from edgesdk.errors import SamplesError
@@ -14,7 +15,7 @@ from edgesdk.events import Listener, nobody
 from edgesdk.evidence import Evidence
 from edgesdk.files import check_free_place, new_folder, write_json
 from edgesdk.holdings import Holdings, holdings
-from edgesdk.making import begun, compress_choice, prepare_model
+from edgesdk.making import begun, prepare_model
 from edgesdk.measure.settings import Settings
 from edgesdk.model import read_model
 from edgesdk.pipeline import SINGLE
@@ -117,7 +118,7 @@ def compress_model(
     )
     prepared = prepare_model(bench, plan)
     start = begun(bench, choice, prepared)
-    done = compress_choice(bench, choice, start)
+    done = quantized(bench, choice, start, prepared)
     notes = (*prepared.notes, *start.notes, *done.response["notes"])
     with new_folder(target) as folder:
         for file in done.path.parent.iterdir():

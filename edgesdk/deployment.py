@@ -35,6 +35,7 @@ from edgesdk.events import Event, Listener, nobody
 from edgesdk.evidence import Evidence
 from edgesdk.farm.turns import MakingPlace
 from edgesdk.files import check_free_place, new_folder, write_json, write_text
+from edgesdk.last_resort import try_training
 from edgesdk.making import prepare_model
 from edgesdk.measure.result import Measurement
 from edgesdk.measure.settings import Settings
@@ -345,6 +346,10 @@ def _try_all(
         trials, refined = refine(
             bench, trials, outcome, original, start, accept_undecided=request.accept_undecided
         )
+    trials, told = try_training(
+        bench, trials, outcome, original, start, accept_undecided=request.accept_undecided
+    )
+    notes += told
     trials = settle(bench, trials, outcome, original, accept_undecided=request.accept_undecided)
     return trials, outcome, refined, (*notes, *_left_out(bench, trials))
 
@@ -420,6 +425,7 @@ def _finish(
         inside=inside,
         refined=refined,
         notes=notes,
+        remarks={name: artifact.notes for name, artifact in built.items() if artifact},
         bundle=str(target / BUNDLE) if chosen else None,
     )
     bench.listen(Event(stage="bundle", state="begin"))

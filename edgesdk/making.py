@@ -113,7 +113,7 @@ def restructured(
             like=step.kind,
             then=way,
             more_s=(bench.training_s or 0.0) if step.kind == "distill" else 0.0,
-            hear=_told_by(bench, step.kind, step.name),
+            hear=told_by(bench, step.kind, step.name),
         )
         notes = (*done.notes, *found.response["notes"])
         done = Prepared(path=found.path, key=found.key, notes=notes)
@@ -126,7 +126,7 @@ def restructured(
     return done
 
 
-def _told_by(bench: Bench, stage: str, subject: str) -> Callable[[str], None]:
+def told_by(bench: Bench, stage: str, subject: str) -> Callable[[str], None]:
     """What passes on the progress of a step as events."""
     return lambda line: bench.listen(
         Event(stage=stage, subject=subject, state="progress", message=line)
@@ -154,7 +154,7 @@ def smoothed(
         "smooth",
         {
             "model": str(prepared.path),
-            "recipe": recipe.stored.name,
+            "recipe": recipe.stored.untrained.name,
             "calibration": rows.to_json(),
         },
         {
@@ -186,11 +186,12 @@ def compress_choice(
 
     Args:
         bench: what the trials share.
-        choice: with `-smooth`, of which the rest is done here.
+        choice: with `-smooth`, of which the rest is done here; without `-qat`, which follows
+            (`edgesdk.aware`).
         start: what `smoothed` gave.
         way: what follows.
     """
-    recipe = replace(choice.recipe.stored, smooth=False)
+    recipe = replace(choice.recipe.stored, smooth=False, qat=False)
     way = way or way_of(choice)
     rows = bench.samples.calibration if recipe.needs_calibration else None
     ranges = _ranges(bench, start) if recipe.needs_ranges else None

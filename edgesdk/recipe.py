@@ -20,6 +20,7 @@
         "-reduce"                           7-bit weights, for CPUs whose u8s8 product saturates
         "-smooth"                           uneven channels of activations evened out beforehand, by
                                             scales that the weights take over
+        "-qat"                              then trained through its quantizers (edgesdk[train])
         "-bf16" | "-fp16"                   what stays float is executed in this type
 
 `fp32` is the cleaned original; `bf16` and `fp16` execute in that type; `-w16` stores float weights
@@ -52,6 +53,7 @@ _OPTIONS = (
     ("symmetric",),
     ("reduce",),
     ("smooth",),
+    ("qat",),
     ("bf16", "fp16"),
 )
 _HEAD = re.compile(r"w(?P<bits>[48])(?:b(?P<block>[1-9]\d*))?(?:a(?P<act>8|16))?")
@@ -78,6 +80,8 @@ class Recipe:
         symmetric: signed activations with zero point 0.
         reduce_range: weights use 7 of their 8 bits.
         smooth: scales migrate from activations to weights first.
+        qat: quantization-aware training: the weights are trained through the quantizers of the finished
+            graph to answer as the float original does.
         execution: the type in which float operations run.
     """
 
@@ -94,6 +98,7 @@ class Recipe:
     symmetric: bool = False
     reduce_range: bool = False
     smooth: bool = False
+    qat: bool = False
     execution: Execution = "fp32"
 
     def __post_init__(self) -> None:
@@ -124,7 +129,12 @@ class Recipe:
             return f"range and placement options need mode 'static', not {self.mode!r}"
         if self.mode == "only" and self.reduce_range:
             return "7-bit weights are for integer products, which mode 'only' does not make"
-        return self._smooth_problem() or self._block_problem() or self._nncf_problem()
+        return (
+            self._smooth_problem()
+            or self._block_problem()
+            or self._nncf_problem()
+            or self._qat_problem()
+        )
 
     def _smooth_problem(self) -> str | None:
         if not self.smooth:
@@ -134,6 +144,26 @@ class Recipe:
         if self.quantizer == "nncf":
             return "NNCF smooths by itself, with 'transformer'"
         return "'smooth' needs a weight scale per channel" if self.granularity == "tensor" else None
+
+    def _qat_problem(self) -> str | None:
+        if self.qat and self._untrainable:
+            return f"'qat' trains through fixed quantizers: {self._untrainable}"
+        return None
+
+    @property
+    def _untrainable(self) -> str:
+        """Why no gradient passes what it writes; empty where one does."""
+        if self.mode == "float":
+            return "a float recipe has none"
+        if self.mode == "dynamic":
+            return "mode 'dynamic' has none, but integer operators"
+        blocks = self.mode == "only" and self.block is not None and self.quantizer == "ort"
+        return "blocks of weights have them with 'nncf' only" if blocks else ""
+
+    @property
+    def can_be_trained(self) -> bool:
+        """Whether `-qat` is legal with it."""
+        return not self._untrainable
 
     def _block_problem(self) -> str | None:
         if self.block is None:
@@ -183,6 +213,7 @@ class Recipe:
             "symmetric" if self.symmetric else "",
             "reduce" if self.reduce_range else "",
             "smooth" if self.smooth else "",
+            "qat" if self.qat else "",
             self.execution if self.execution != "fp32" else "",
         )
         return "-".join((head, self.mode, *(option for option in options if option)))
@@ -220,13 +251,14 @@ class Recipe:
             symmetric="symmetric" in found,
             reduce_range="reduce" in found,
             smooth="smooth" in found,
+            qat="qat" in found,
             execution=next((e for e in ("bf16", "fp16") if e in found), "fp32"),
         )
 
     @property
     def needs_calibration(self) -> bool:
         """True when real samples are needed to apply it."""
-        return self.mode == "static" or self.smooth
+        return self.mode == "static" or self.smooth or self.qat
 
     @property
     def needs_ranges(self) -> bool:
@@ -239,6 +271,8 @@ class Recipe:
         wants = ["calibration samples"] if self.needs_calibration else []
         if self.mode != "float":
             wants.append("nncf" if self.quantizer == "nncf" else "onnxruntime")
+        if self.qat:
+            wants.append("edgesdk[train]")
         return tuple(wants)
 
     @property
@@ -246,8 +280,13 @@ class Recipe:
         """What single nodes get that are spared: 8-bit weights under a 4-bit recipe, else float."""
         if self.weight_bits == 4:
             block = None if self.quantizer == "nncf" else self.block
-            return replace(self, weight_bits=8, block=block)
+            return replace(self, weight_bits=8, block=block, qat=False)
         return Recipe(execution=self.execution)
+
+    @property
+    def untrained(self) -> Recipe:
+        """The same without training."""
+        return replace(self, qat=False)
 
     @property
     def stored(self) -> Recipe:

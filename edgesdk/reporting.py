@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from edgesdk import __version__
@@ -40,6 +42,7 @@ def build_report(
     notes: Sequence[str],
     bundle: str | None,
     refined: Sequence[Refined] = (),
+    remarks: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> DeployReport:
     """One document of everything that was tried, for every kind of report.
 
@@ -48,6 +51,7 @@ def build_report(
         inside: per-operation views by outcome name, where they were taken.
         bundle: where the bundle is, or None.
         refined: the forms that refining started from, where it ran.
+        remarks: by outcome name, what the steps that made it had to say.
     """
     judged = {item.name: item for item in decision.judged}
     measured = [item.measurement for item in outcomes if item.measurement]
@@ -66,7 +70,11 @@ def build_report(
         baseline=ORIGINAL,
         chosen=decision.chosen,
         rows=tuple(
-            _row(item, judged[item.name], inside.get(item.name), samples, plan) for item in outcomes
+            replace(
+                _row(item, judged[item.name], inside.get(item.name), samples, plan),
+                remarks=tuple(remarks.get(item.name, ())),
+            )
+            for item in outcomes
         ),
         evaluation_rows=len(samples.evaluation),
         rejected=tuple(RuledOut(name=item.name, reason=item.reason) for item in plan.rejected),

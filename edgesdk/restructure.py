@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgesdk.clock import spell
 from edgesdk.compress import onnx_io
-from edgesdk.errors import BackendUnavailable, InputError, RecipeError, SamplesError
+from edgesdk.errors import InputError, RecipeError, SamplesError
 from edgesdk.samples import SampleSet
 from edgesdk.structural import Step
 from edgesdk.structure.choose import Rules, choose
@@ -27,6 +26,7 @@ from edgesdk.structure.reference import Reference
 from edgesdk.structure.remove import remove
 from edgesdk.structure.shrink import shrink, survey
 from edgesdk.structure.sparse import input_norms, prune, prune_pattern
+from edgesdk.teaching import Progress, require_training, teach
 
 if TYPE_CHECKING:
     import onnx
@@ -34,10 +34,9 @@ if TYPE_CHECKING:
     from edgesdk.structure.importance import Scores
     from edgesdk.structure.judge import Deal
     from edgesdk.structure.units import Selection, Structure
-    from edgesdk.train.settings import Epoch
 
 ROWS = 400
-"""Of the samples, to find by what is important and what ranks cost; more rows changed neither."""
+"""Of the samples, to find by what is important and what ranks cost."""
 HEALED_ROWS = 2000
 """Of the samples, to heal with. A layer with more inputs than it has positions is left as it is: of half of
 a small ResNet's parameters removed, 1,600 rows healed all but 4e-6 of the error of 0.38, which 400 left."""
@@ -47,8 +46,6 @@ _LEAST_KEPT = 0.1
 _RANKS = 8
 """Ranks at least that a typical layer can have, also where the device likes large multiples."""
 _CHANNEL_AXIS = {"Conv": 1, "ConvTranspose": 1, "BatchNormalization": 1, "Gemm": -1, "MatMul": -1}
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +110,16 @@ def restructure(
         raise SamplesError(f"{step.name} needs real samples; give --samples")
     if step.kind == "distill":
         assert samples is not None
-        return _distilled(model, original, samples, out, checkpoint, training_s, progress)
+        taught = teach(
+            model,
+            original,
+            samples,
+            out,
+            seconds=training_s,
+            checkpoint=checkpoint,
+            progress=progress,
+        )
+        return Restructured(path=taught.path, notes=taught.notes)
     match step.kind:
         case "prune":
             changed = _pruned(model, step, samples, scratch, multiple)
@@ -260,62 +266,9 @@ def _sparse(model: Path, step: Step, samples: SampleSet | None, scratch: Path) -
     )
 
 
-def _distilled(
-    model: Path,
-    original: Path,
-    samples: SampleSet,
-    out: Path,
-    checkpoint: Path | None,
-    training_s: float | None,
-    progress: Progress,
-) -> Restructured:
-    """What is left of the model taught by the original on the samples."""
-    require_training("distill")
-    from edgesdk.train.distill import distill
-    from edgesdk.train.rows import SampleRows
-    from edgesdk.train.settings import Training
-
-    done = distill(
-        onnx_io.read_whole(model),
-        onnx_io.read_whole(original),
-        SampleRows(samples),
-        Training(seconds=training_s),
-        checkpoint=checkpoint,
-        listener=lambda epoch: progress(_told(epoch)),
-    )
-    epochs = len(done.epochs) - 1
-    told = (
-        f"distilled in {done.seconds:.0f} s: the loss on rows held out fell from {done.before:.4g} to "
-        f"{done.after:.4g}, best in epoch {done.best_epoch} of {epochs}"
-        if done.best_epoch
-        else f"distilling changed nothing: none of {epochs} epochs was better on rows held out"
-    )
-    return Restructured(path=onnx_io.write(done.model, out), notes=(told, *done.notes))
-
-
 def _looked_at(samples: SampleSet) -> Deal:
     """The rows that show what is important: some of those that healing will use for the same."""
     return deal(len(samples), HEALED_ROWS).at_most(ROWS)
-
-
-def _told(epoch: Epoch) -> str:
-    """An epoch in a line."""
-    best = ", the best so far" if epoch.is_best and epoch.epoch else ""
-    left = f", at most {spell(epoch.seconds_left)} to go" if epoch.seconds_left >= 1 else ""
-    return f"epoch {epoch.epoch}: {epoch.check:.4g} on rows held out{best}{left}"
-
-
-def require_training(step: str) -> None:
-    """Refuse a step that needs what is not installed.
-
-    Raises:
-        BackendUnavailable: says what to install.
-    """
-    from edgesdk.train import unavailable
-
-    problem = unavailable()
-    if problem:
-        raise BackendUnavailable(f"{step} trains: {problem}")
 
 
 def _made(folder: Path) -> Path:

@@ -77,6 +77,30 @@ def restructure(request: Request) -> Response:
     return {"path": _relative(done.path), "notes": list(done.notes)}
 
 
+def train(request: Request) -> Response:
+    """`model`, `masters`, `bits`, `original`, `calibration`, `training_s`, `checkpoint` -> a model.
+
+    Its `path` and `notes`. It is the quantized model taught by the original, from the weights that
+    `masters` has in float.
+    """
+    from edgesdk.teaching import teach
+
+    checkpoint = Path(request["checkpoint"])
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    done = teach(
+        Path(request["model"]),
+        Path(request["original"]),
+        SampleSet.from_json(request["calibration"]),
+        _made("files") / "model.onnx",
+        masters=Path(request["masters"]),
+        bits=request["bits"],
+        seconds=request["training_s"],
+        checkpoint=checkpoint,
+        progress=tell,
+    )
+    return {"path": _relative(done.path), "notes": list(done.notes)}
+
+
 def smooth(request: Request) -> Response:
     """`model`, `recipe`, `calibration` -> `path` of the model with its scales migrated, `notes`."""
     from edgesdk.compress.smoothing import smooth as migrate_scales

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from edgesdk.aware import quantized
 from edgesdk.backend import require_backend
 from edgesdk.bench import (
     Bench,
@@ -20,7 +21,6 @@ from edgesdk.events import Event
 from edgesdk.making import (
     begun,
     compile_choice,
-    compress_choice,
     convert_choice,
     prepared_by,
     quantize_choice,
@@ -174,7 +174,7 @@ def check_candidate(
         start = begun(bench, choice, prepared, way)
         own = require_backend(choice.backend).quantizes(choice.recipe)
         written = replace(choice, recipe=Recipe()) if own else choice
-        compressed = compress_choice(bench, written, start, way)
+        compressed = quantized(bench, written, start, prepared, way)
         stage, ran = "convert", not compressed.cached
         bench.listen(Event(stage=stage, subject=name, state="begin"))
         converted = convert_choice(bench, written, compressed.path, compressed.key, way[1:])

@@ -91,7 +91,7 @@ def test_a_float16_graph_is_not_stored_as_a_float32_one() -> None:
 
 @given(recipes)
 def test_only_calibrated_recipes_need_samples(recipe: Recipe) -> None:
-    assert recipe.needs_calibration == (recipe.mode == "static" or recipe.smooth)
+    assert recipe.needs_calibration == (recipe.mode == "static" or recipe.smooth or recipe.qat)
     assert ("calibration samples" in recipe.needs) == recipe.needs_calibration
     assert recipe.needs_ranges == (recipe.mode == "static" and recipe.quantizer == "ort")
 
@@ -111,6 +111,8 @@ def test_only_calibrated_recipes_need_samples(recipe: Recipe) -> None:
         ("w8-only-smooth", "mode 'only' has none"),
         ("w8a8-static-nncf-smooth", "smooths by itself"),
         ("w8a8-static-tensor-smooth", "a weight scale per channel"),
+        ("w8a8-dynamic-qat", "mode 'dynamic' has none"),
+        ("w4b32-only-qat", "with 'nncf' only"),
         ("w8a8-dynamic-percentile", "need mode 'static'"),
         ("w8a16-dynamic", "activations of 8 bits"),
         ("fp32-w8", "'-w16'"),

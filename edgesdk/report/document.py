@@ -68,6 +68,7 @@ class Row:
         why: why it was worth trying, in a sentence.
         kept: names of nodes that the recipe spares.
         elsewhere: outputs on the device beside this machine's, where it has another processor.
+        remarks: what the steps that made it had to say, training included.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Row:
     why: str = ""
     kept: tuple[str, ...] = ()
     elsewhere: ThereAndHere | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def has_figures(self) -> bool:
@@ -258,6 +260,7 @@ def _row(data: Mapping[str, Any]) -> Row:
             "shares": UnitShares.from_json(shares) if shares else None,
             "evidence": Evidence(data["evidence"]),
             "warnings": tuple(data["warnings"]),
+            "remarks": tuple(data.get("remarks", ())),
             "kept": tuple(data["kept"]),
             "sensed": tuple(Sensed(**item) for item in data.get("sensed", ())),
             "elsewhere": ThereAndHere.from_json(elsewhere) if elsewhere else None,

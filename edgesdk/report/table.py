@@ -143,6 +143,7 @@ def _name(row: Row, report: DeployReport) -> Markup:
         el("span", " (what all are compared with)", class_="note") if is_base else None,
         el("div", row.reason, class_="why") if row.reason else None,
         el("div", row.why, class_="why", title="\n".join(row.kept)) if row.kept else None,
+        *(el("div", remark, class_="why") for remark in row.remarks),
     )
 
 
