@@ -217,6 +217,7 @@ def run(
     *,
     names: Sequence[str] = (),
     add_options: Callable[[argparse.ArgumentParser], object] = lambda _: None,
+    draw: Callable[[Found], str] | None = None,
 ) -> int:
     """The command line of a benchmark: compare each name, write each result; 1 when a mark is missed.
 
@@ -227,6 +228,7 @@ def run(
         verdict: the result -> what to print about it, and whether it keeps the marks.
         names: what to run when no name is given; by default all prepared models.
         add_options: adds arguments of its own.
+        draw: the result -> an SVG image that is written beside it.
     """
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     parser.add_argument("--ref", type=Path, required=True, help="folder of prepared models")
@@ -251,6 +253,8 @@ def run(
         path = options.out / f"{stamp}-{script.replace('_', '-')}-{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        if draw is not None:
+            path.with_suffix(".svg").write_text(draw(found), encoding="utf-8")
         print(f"{name}: {said}", flush=True)
     return int(not kept)
 

@@ -3,7 +3,9 @@
     python -m benchmarks.structural --ref build/ref --out benchmarks/results [--forms FORM,…] [NAME…]
 
 Every form is made by what `edgesdk compress` calls and set beside the original by what `edgesdk compare`
-calls, on evaluation rows that nothing was fitted to. Nothing is accepted or rejected here: deploy does that.
+calls, on evaluation rows that nothing was fitted to. Where rows without labels were prepared beside the
+samples (`unlabelled`), fitting and training use those. Beside the result lies a plot of it. Nothing is
+accepted or rejected here: deploy does that.
 """
 
 from __future__ import annotations
@@ -15,12 +17,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from benchmarks.common import opened, run
+from benchmarks.plot import Point, plot
 from edgesdk.cache import Cache
 from edgesdk.comparing import Compared, compare_targets
 from edgesdk.compressing import MODEL, Compression, compress_model
 from edgesdk.errors import EdgeSdkError
 
-NAMES = ("kws", "resnet")
+NAMES = ("kws", "resnet50", "minilm", "digits")
 FORMS = (
     "prune30-raw+fp32",
     "prune30+fp32",
@@ -62,21 +65,29 @@ class Found:
     """All forms of one model."""
 
     model: str
+    metric: str
+    engine: str
     original: dict[str, Any]
     forms: tuple[Made, ...]
 
 
 def main() -> int:
     """Run it for both models, or those named."""
-    return run("structural", __doc__, _compare, _verdict, names=NAMES, add_options=_options)
+    return run(
+        "structural", __doc__, _compare, _verdict, names=NAMES, add_options=_options, draw=_plot
+    )
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--forms", default=",".join(FORMS), help="which forms")
+    parser.add_argument("--engine", default="onnxruntime", help="that all forms run on")
+    parser.add_argument("--train", type=float, help="seconds that one training may take")
 
 
 def _compare(name: str, options: argparse.Namespace) -> Found:
-    with opened(options.ref / name, options.rows) as subject:
+    folder = options.ref / name
+    more = next((at for at in sorted(folder.glob("unlabelled*"))), None)
+    with opened(folder, options.rows) as subject:
         made = []
         for form in options.forms.split(","):
             out = subject.scratch / form
@@ -87,6 +98,8 @@ def _compare(name: str, options: argparse.Namespace) -> Found:
                     form,
                     profile="x86",
                     samples=subject.source,
+                    calibration=str(more.absolute()) if more else None,
+                    training_s=options.train,
                     out=out,
                     cache=Cache(subject.scratch / "cache"),
                 )
@@ -101,11 +114,13 @@ def _compare(name: str, options: argparse.Namespace) -> Found:
         there = [item for item in made if item.compression]
         targets = [subject.model.path, *(subject.scratch / item.form / MODEL for item in there)]
         first, *others = compare_targets(
-            targets, samples=subject.source, metrics=[subject.metric]
+            targets, samples=subject.source, metrics=[subject.metric], backend=options.engine
         ).entries
         told = dict(zip((item.form for item in there), map(_figures, others), strict=True))
         return Found(
             model=name,
+            metric=subject.metric_name,
+            engine=options.engine,
             original=_figures(first),
             forms=tuple(Made(**{**_fields(item), "beside": told.get(item.form)}) for item in made),
         )
@@ -129,6 +144,17 @@ def _figures(entry: Compared) -> dict[str, Any]:
         "metrics": {score.metric: score.candidate for score in quality.scores} if quality else {},
         "problem": entry.problem,
     }
+
+
+def _plot(found: Found) -> str:
+    known = [("original", found.original)]
+    known += [(item.form, item.beside) for item in found.forms if item.beside]
+    points = [
+        Point(name=name, x=figures["holds"]["bytes"] / 1e6, y=figures["metrics"][found.metric])
+        for name, figures in known
+        if figures["holds"] and figures["metrics"]
+    ]
+    return plot(points, x_title="MB", y_title=f"{found.metric} of {found.model}")
 
 
 def _verdict(found: Found) -> tuple[str, bool]:

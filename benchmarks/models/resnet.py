@@ -92,6 +92,8 @@ def network(depths: tuple[int, int, int, int], *, bottlenecks: bool, stem_stride
             super().__init__()
             outs = width * widening
             self.main = nn.Sequential(*make(ins, width, stride))
+            if bottlenecks:  # each block begins as its side alone, so that deep ones train at once
+                nn.init.zeros_(self.main[-1].weight)
             same = stride == 1 and ins == outs
             self.side = nn.Identity() if same else nn.Sequential(*_unit(ins, outs, 1, stride))
             self.relu = nn.ReLU()
@@ -109,7 +111,7 @@ def network(depths: tuple[int, int, int, int], *, bottlenecks: bool, stem_stride
 
 
 def _train(
-    network: Any, images: NDArray[np.float32], labels: NDArray[np.int64], epochs: int
+    network: Any, images: NDArray[np.float32], labels: NDArray[np.int64], epochs: int, rate: float
 ) -> None:
     """Stochastic gradient descent with one cycle of the learning rate, in bfloat16."""
     import torch
@@ -118,10 +120,10 @@ def _train(
     y = torch.from_numpy(labels)
     steps = len(x) // BATCH
     optimizer = torch.optim.SGD(
-        network.parameters(), lr=PEAK_RATE, momentum=0.9, weight_decay=5e-4, nesterov=True
+        network.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4, nesterov=True
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=PEAK_RATE, total_steps=epochs * steps
+        optimizer, max_lr=rate, total_steps=epochs * steps
     )
     network.train()
     for epoch in range(epochs):
@@ -141,13 +143,15 @@ def _train(
     network.eval()
 
 
-def build(made: Any, data: Path, out: Path, *, trained_on: int, epochs: int) -> None:
+def build(
+    made: Any, data: Path, out: Path, *, trained_on: int, epochs: int, rate: float = PEAK_RATE
+) -> None:
     """Train a network on Fashion-MNIST's first training images, and write it as ONNX."""
     import torch
 
     images, labels = load(data, "train")
     made = made.to(memory_format=torch.channels_last)
-    _train(made, images[:trained_on], labels[:trained_on], epochs)
+    _train(made, images[:trained_on], labels[:trained_on], epochs, rate)
     with torch.no_grad():
         torch.onnx.export(
             made,

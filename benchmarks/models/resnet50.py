@@ -17,8 +17,9 @@ import numpy as np
 from benchmarks.models import resnet
 from benchmarks.models.reference import Reference
 
-TRAINED_ON = 30_000
-EPOCHS = 2
+TRAINED_ON = 24_000
+EPOCHS = 3
+PEAK_RATE = 0.03
 UNLABELLED = 20_000
 
 
@@ -27,7 +28,7 @@ def _build(files: Path, data: Path, out: Path) -> None:
 
     torch.manual_seed(0)
     made = resnet.network((3, 4, 6, 3), bottlenecks=True, stem_stride=2)
-    resnet.build(made, data, out, trained_on=TRAINED_ON, epochs=EPOCHS)
+    resnet.build(made, data, out, trained_on=TRAINED_ON, epochs=EPOCHS, rate=PEAK_RATE)
 
 
 def _samples(files: Path, data: Path, out: Path) -> Path:
