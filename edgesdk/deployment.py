@@ -53,8 +53,8 @@ from edgesdk.report.html import render_html
 from edgesdk.reporting import build_report
 from edgesdk.request import Request, place_of, plan_of, read_usable_model, samples_of
 from edgesdk.settle import secure, settle
-from edgesdk.shrink import shrink
 from edgesdk.structural import FEWEST_ROWS
+from edgesdk.structural_search import search_structure
 from edgesdk.together import Tried, try_next
 from edgesdk.trial import (
     measure_original,
@@ -338,9 +338,10 @@ def _try_all(
     if bench.device.name == LOCAL:  # the search converts parts of the model where it runs
         notes += blame_conversions(bench, trials, start)
     if request.structure:
-        trials = shrink(
+        trials, told = search_structure(
             bench, trials, outcome, original, start, accept_undecided=request.accept_undecided
         )
+        notes += told
     refined: tuple[Refined, ...] = ()
     if request.refine:
         trials, refined = refine(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgesdk.arrays import save_arrays
-from edgesdk.budget import Budget
+from edgesdk.budget import Budget, parse_floor
 from edgesdk.bundle.read import read_manifest
 from edgesdk.cache import Cache
 from edgesdk.deployment import BUNDLE, deploy
@@ -185,3 +185,28 @@ def test_a_deploy_removes_what_says_nothing(wasteful: Path, source: Path, tmp_pa
     assert 3 <= len(tried) <= 6
     row = next(row for row in found.report.rows if row.name == chosen)
     assert "removed" in row.why
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(unavailable() is not None, reason=unavailable() or "")
+def test_a_deploy_with_time_for_training_goes_beyond_what_healing_keeps(
+    wasteful: Path, source: Path, tmp_path: Path
+) -> None:
+    found = deploy(
+        wasteful,
+        profile="x86",
+        samples=str(source),
+        recipes=("onnxruntime/fp32",),
+        budget=Budget(objective="size", floors=parse_floor("cosine=0.85")),
+        structure=True,
+        training_s=60.0,
+        settings=QUICK,
+        cache=Cache(tmp_path / "cache"),
+        out=tmp_path / "out",
+    )
+    assert found.decision.chosen == "onnxruntime/prune80+distill+fp32"
+    names = [outcome.name for outcome in found.outcomes]
+    assert 2 <= len([name for name in names if "+distill+" in name]) <= 2 * 4
+    (told,) = [note for note in found.report.notes if note.startswith("prune: ")]
+    assert "70 % of the parameters passes the check healed" in told
+    assert "80 % of the parameters with at most 1 min of training" in told
