@@ -32,7 +32,7 @@ from edgesdk.train.objective import Objective  # noqa: E402
 from edgesdk.train.reader import OnnxModule  # noqa: E402
 from edgesdk.train.rows import SampleRows, Shapes, split_rows  # noqa: E402
 from edgesdk.train.settings import Epoch, Trained, Training  # noqa: E402
-from edgesdk.train.taylor import importance, products  # noqa: E402
+from edgesdk.train.taylor import Measure, importance, products  # noqa: E402
 
 Array = np.ndarray[Any, Any]
 FAST = Training(epochs=4, batch=8, rate=3e-3, threads=1)
@@ -517,8 +517,8 @@ def test_first_order_importance_is_the_change_that_removing_a_weight_makes(
     teacher: onnx.ModelProto,
 ) -> None:
     student, rows = _damaged(teacher, 0.05), _rows(6)
-    found = importance(student, rows, teacher)
-    sums = list(products(student, rows, teacher))
+    found = importance(student, rows, Measure(teacher=teacher))
+    sums = list(products(student, rows, Measure(teacher=teacher)))
     for name, value in found.items():
         wanted = np.mean([np.abs(each[name]) for each in sums], axis=0)
         np.testing.assert_allclose(value, wanted, rtol=1e-5)

@@ -12,13 +12,13 @@ Two estimators, both from the products w * dL/dw of single rows:
   value (Hutchinson's estimator of the Gauss-Newton matrix of squared error).
 
 A group of weights that goes as one is worth the mean over rows of |sum of its products| (or, for
-`fisher`, of half the squared sum), so sums must be taken before the mean: use `products`, or
-`row_gradients` where the sums are taken elsewhere.
+`fisher`, of half the squared sum), so sums must be taken before the mean: use `products`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,24 +40,37 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """The loss whose gradients tell what weights are worth.
+
+    Attributes:
+        teacher: of the distillation loss. None: the model itself, and `fisher` in place of `taylor`.
+        losses: by output, as in `Training`.
+        labels: as in `distill`; with them, `taylor` without a teacher as well.
+        seed: of what `fisher` draws.
+    """
+
+    teacher: ModelProto | None = None
+    losses: Mapping[str, OutputLoss] = field(default_factory=dict)
+    labels: Labels = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def is_fisher(self) -> bool:
+        """Whether there is nothing to differ from."""
+        return self.teacher is None and not self.labels
+
+
 def importance(
-    model: ModelProto,
-    rows: Sequence[Row],
-    teacher: ModelProto | None = None,
-    *,
-    losses: Mapping[str, OutputLoss] | None = None,
-    labels: Labels | None = None,
-    seed: int = 0,
+    model: ModelProto, rows: Sequence[Row], by: Measure | None = None
 ) -> dict[str, Floats]:
     """The importance of every single weight, by the name under which the model stores it.
 
     Args:
         model: with its weights in memory.
         rows: arrays by input name, with the batch axis.
-        teacher: of the distillation loss. None: the model itself, and `fisher` in place of `taylor`.
-        losses: by output, as in `Training`.
-        labels: as in `distill`; with them, `taylor` without a teacher as well.
-        seed: of what `fisher` draws.
+        by: the loss; `fisher` of the model itself where None.
 
     Returns:
         Arrays of the weights' shapes: the mean over rows of |w * dL/dw|, or of (w * dL/dw)^2 / 2.
@@ -65,23 +78,17 @@ def importance(
     Raises:
         UnsupportedOperators, ModelError, InputError, SamplesError: as `distill`.
     """
-    is_fisher = teacher is None and not labels
+    by = by or Measure()
     totals: dict[str, NDArray[np.float64]] = {}
-    for row in products(model, rows, teacher, losses=losses, labels=labels, seed=seed):
+    for row in products(model, rows, by):
         for name, values in row.items():
-            each = np.square(values) / 2 if is_fisher else np.abs(values)
+            each = np.square(values) / 2 if by.is_fisher else np.abs(values)
             totals[name] = totals.get(name, 0.0) + each.astype(np.float64)
     return {name: (total / len(rows)).astype(np.float32) for name, total in totals.items()}
 
 
 def products(
-    model: ModelProto,
-    rows: Sequence[Row],
-    teacher: ModelProto | None = None,
-    *,
-    losses: Mapping[str, OutputLoss] | None = None,
-    labels: Labels | None = None,
-    seed: int = 0,
+    model: ModelProto, rows: Sequence[Row], by: Measure | None = None
 ) -> Iterator[dict[str, Floats]]:
     """For each row, w * dL/dw of every weight, by name; to be summed over groups.
 
@@ -89,31 +96,22 @@ def products(
     """
     module = OnnxModule(model)
     values = {key: weight.detach().float().numpy() for key, weight in module.weights.items()}
-    for slopes in row_gradients(model, rows, teacher, losses=losses, labels=labels, seed=seed):
+    for slopes in _row_gradients(model, rows, by or Measure()):
         yield {name: values[name] * slope for name, slope in slopes.items()}
 
 
-def row_gradients(
-    model: ModelProto,
-    rows: Sequence[Row],
-    teacher: ModelProto | None = None,
-    *,
-    losses: Mapping[str, OutputLoss] | None = None,
-    labels: Labels | None = None,
-    seed: int = 0,
+def _row_gradients(
+    model: ModelProto, rows: Sequence[Row], by: Measure
 ) -> Iterator[dict[str, Floats]]:
-    """For each row, dL/dw of every weight, by name; for `fisher`, of an answer that is drawn.
-
-    Args and errors as in `importance`. Weights that a row does not reach are zero.
-    """
-    settings = Training(losses=losses or {}, features=())
+    """For each row, dL/dw of every weight, by name; for `fisher`, of an answer that is drawn."""
+    settings = Training(losses=by.losses, features=())
     module = OnnxModule(model)
-    other = module if teacher is None else OnnxModule(teacher)
-    objective = Objective(module, other, model, rows, settings, labels or {})
-    generator = torch.Generator().manual_seed(seed)
+    other = module if by.teacher is None else OnnxModule(by.teacher)
+    objective = Objective(module, other, model, rows, settings, by.labels)
+    generator = torch.Generator().manual_seed(by.seed)
     for row in range(len(rows)):
         module.zero_grad(set_to_none=True)
-        if teacher is None and not labels:
+        if by.is_fisher:
             inputs = collate(rows, (row,), module.input_names)
             found = module(inputs, tuple(objective.how))
             loss: Any = sum(
