@@ -92,6 +92,22 @@ def test_forms_that_are_only_smaller_wait_for_a_budget_that_asks(model: Model) -
     assert "onnxruntime/fp32-w16" in names(plan(model, "x86-amx", budget=small))
 
 
+def test_zeros_that_no_kernel_skips_wait_for_a_budget_that_asks_for_size(model: Model) -> None:
+    wanted = ("onnxruntime/sparse50+w8a8-static", "openvino/sparse50+w8a8-static-nncf")
+    made = plan(model, "x86-avx2", only=wanted)
+    assert names(made) == []
+    refused = {item.name: item for item in made.rejected}
+    assert refused.keys() == set(wanted)
+    for item in refused.values():
+        assert "zipped" in item.reason
+        assert {cause.kind for cause in item.causes} == {"engine", "budget"}
+        assert item.alternative is not None
+        assert item.alternative.options == ("--objective", "size")
+    assert "no kernel that skips zeros" in refused[wanted[0]].reason
+    assert wanted[1] in names(plan(model, "x86-amx", only=wanted))
+    assert names(plan(model, "x86-avx2", only=wanted[1:], budget=Budget(objective="size")))
+
+
 def test_shapes_are_fixed_only_when_all_samples_agree(model: Model) -> None:
     assert plan(model, "x86-amx").shapes == (("image", (1, 3, 32, 32)),)
     assert plan(model, "x86-amx", fix_shapes=False).shapes is None

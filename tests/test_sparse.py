@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgesdk.compress.apply import compress
 from edgesdk.errors import InputError, ProfileError
+from edgesdk.plan.sparsity import against_sparsity
 from edgesdk.profile import load_profile
 from edgesdk.recipe import Recipe
 from edgesdk.samples import Sample
@@ -21,7 +22,6 @@ from edgesdk.structure.net import Net
 from edgesdk.structure.reference import Reference
 from edgesdk.structure.sparse import (
     TWO_OF_FOUR,
-    against_sparsity,
     input_norms,
     prune,
     prune_pattern,

@@ -21,6 +21,7 @@ from edgesdk.plan.engine import (
     against_engine,
     against_model,
 )
+from edgesdk.plan.sparsity import against_zeros
 from edgesdk.profile_values import Profile
 from edgesdk.recipe import Recipe
 from edgesdk.structural import parse_form
@@ -172,6 +173,10 @@ def _draft(engine: Engine, asked: _Asked) -> _Draft:
     wanted, refused = _wanted(engine, asked) if asked.only else _suggested(engine, asked)
     found: dict[Choice, str] = {}
     for choice, why in wanted:
+        idle = () if asked.wants_small else against_zeros(choice, asked.profile)
+        if idle:
+            refused.append((choice, idle))
+            continue
         causes = against_choice(choice, engine, asked.profile)
         if not causes:
             found.setdefault(choice, why)

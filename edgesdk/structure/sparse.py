@@ -4,14 +4,13 @@ What is least important goes first: |w|, or |w| times the root mean square of wh
 (Wanda: Sun et al., A Simple and Effective Pruning Approach for Large Language Models, 2023). The
 pattern N:M leaves at most N of M neighbours along the input channels, as sparse tensor cores take
 them (2:4: Mishra et al., Accelerating Sparse Deep Neural Networks, 2021). Zeros shrink what is stored
-compressed; whether they save time depends on the runtime, which `against_sparsity` tells.
+compressed; whether they save time depends on the runtime, which `edgesdk.plan.sparsity` tells.
 
 Symmetric quantization keeps zero exactly, so zeros and patterns survive all recipes with integers.
 """
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from edgesdk.cause import Cause
 from edgesdk.compress import onnx_io
 from edgesdk.compress.weights import SMALL
 from edgesdk.errors import InputError
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgesdk.compress.calibration import SampleSet
-    from edgesdk.profile import Profile
     from edgesdk.structure.reference import Reference
 
     Floats = NDArray[np.float64]
@@ -42,8 +39,6 @@ Scope = Literal["global", "layer", "output"]
 """Among which weights the least important are found: all, those of a layer, those of one output."""
 TWO_OF_FOUR = (2, 4)
 _LEVEL = 6
-_SPARSE_CORES = 80
-"""The first compute capability with sparse tensor cores, times 10: Ampere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,81 +197,6 @@ def sizes(proto: onnx.ModelProto) -> Sizes:
         deflated=deflated + len(zlib.compress(graph, _LEVEL)),
         sparse=sparse + len(graph),
     )
-
-
-def against_sparsity(
-    profile: Profile, backend: str, pattern: tuple[int, int] | None = None
-) -> Cause | None:
-    """Why zeros save no time on a runtime of a profile; None where they may, if measured.
-
-    Where they may, the runtime has to be told: TensorRT's builder by the flag SPARSE_WEIGHTS, OpenVINO
-    by sparse_weights_decompression_rate. Both are off by default.
-
-    Args:
-        profile: of the device.
-        backend: name of one of its runtimes.
-        pattern: N and M; None for zeros anywhere.
-
-    Raises:
-        ProfileError: the profile has no such runtime.
-    """
-    runtime = profile.runtime(backend)
-    features = {word for name in runtime.units for word in profile.unit(name).features}
-    if backend == "openvino":
-        return None if "amx_int8" in features else _OPENVINO
-    if backend == "tensorrt":
-        if pattern != TWO_OF_FOUR:
-            return _TENSORRT_PATTERN
-        known = [int(m[1]) for word in features if (m := re.fullmatch(r"sm_(\d+)", word))]
-        return None if any(number >= _SPARSE_CORES for number in known) else _TENSORRT_UNIT
-    return _REASONS.get(backend, _UNKNOWN)
-
-
-def _cause(key: str, why: str, source: str, date: str) -> Cause:
-    return Cause(kind="engine", key=key, value=False, why=why, source=source, date=date)
-
-
-_OPENVINO = _cause(
-    "openvino.sparse_kernels",
-    "OpenVINO unpacks sparse weights on CPUs with AMX only, for int8 matrix products whose sides are "
-    "multiples of 64, and only if sparse_weights_decompression_rate is set; elsewhere zeros are "
-    "multiplied like any number",
-    "OpenVINO, src/plugins/intel_cpu/src/nodes/fullyconnected.cpp (useSparseWeightsDecompression) and "
-    "the CPU device page, section on sparse weights decompression",
-    "2025",
-)
-_TENSORRT_PATTERN = _cause(
-    "tensorrt.sparse_kernels",
-    "TensorRT has kernels for 2:4 along the input channels and for no other zeros",
-    "NVIDIA/TensorRT issue 3282: only 2:4 structured sparsity is supported",
-    "2023-09",
-)
-_TENSORRT_UNIT = _cause(
-    "tensorrt.sparse_tensor_cores",
-    "sparse tensor cores came with Ampere (sm_80); this unit is older or states no capability",
-    "NVIDIA, Accelerating Inference with Sparsity Using the NVIDIA Ampere Architecture and TensorRT",
-    "2021-07",
-)
-_REASONS = {
-    "onnxruntime": _cause(
-        "onnxruntime.sparse_kernels",
-        "onnxruntime has no kernel that skips zeros: a sparse initializer becomes dense when the model "
-        "is loaded, so zeros save bytes of a compressed file and no time",
-        "microsoft/onnxruntime issues 2121 and 5578",
-        "2020-10",
-    ),
-    "litert": _cause(
-        "litert.sparse_kernels",
-        "LiteRT's sparse kernels (XNNPACK) take 1x1 convolutions with two thirds of zeros, between a "
-        "3x3 convolution of an image and a mean over it, and only from files with DENSIFY operators, "
-        "which the converter from ONNX does not write",
-        "TensorFlow, tensorflow/lite/delegates/xnnpack/README.md, section Sparse Inference",
-        "2024",
-    ),
-}
-_UNKNOWN = _cause(
-    "sparse_kernels", "no document is known that says this runtime skips zeros", "", ""
-)
 
 
 def _chosen(net: Net, nodes: Sequence[str] | None) -> tuple[list[Layer], dict[str, str]]:
