@@ -52,6 +52,7 @@ from edgesdk.report.document import DeployReport
 from edgesdk.report.html import render_html
 from edgesdk.reporting import build_report
 from edgesdk.request import Request, place_of, plan_of, read_usable_model, samples_of
+from edgesdk.savings import removed_by
 from edgesdk.settle import secure, settle
 from edgesdk.structural import FEWEST_ROWS
 from edgesdk.structural_search import search_structure
@@ -427,6 +428,12 @@ def _finish(
         refined=refined,
         notes=notes,
         remarks={name: artifact.notes for name, artifact in built.items() if artifact},
+        removed=removed_by(
+            trials,
+            Trial(outcome=outcomes[0], built=original.built),
+            decision.chosen,
+            bench.samples.evaluation[0],
+        ),
         bundle=str(target / BUNDLE) if chosen else None,
     )
     bench.listen(Event(stage="bundle", state="begin"))

@@ -22,7 +22,7 @@ from edgesdk.plan.candidate import ORIGINAL, Plan
 from edgesdk.plan.refined import Refined
 from edgesdk.profile_values import Profile
 from edgesdk.quality import Quality
-from edgesdk.report.document import DeployReport, MetricChange, Row, RuledOut
+from edgesdk.report.document import DeployReport, MetricChange, Removed, Row, RuledOut
 from edgesdk.samples import Samples
 
 Inside = Mapping[str, Any]
@@ -43,6 +43,7 @@ def build_report(
     bundle: str | None,
     refined: Sequence[Refined] = (),
     remarks: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    removed: Mapping[str, Removed] = MappingProxyType({}),
 ) -> DeployReport:
     """One document of everything that was tried, for every kind of report.
 
@@ -52,6 +53,7 @@ def build_report(
         bundle: where the bundle is, or None.
         refined: the forms that refining started from, where it ran.
         remarks: by outcome name, what the steps that made it had to say.
+        removed: by outcome name, what structural steps took out.
     """
     judged = {item.name: item for item in decision.judged}
     measured = [item.measurement for item in outcomes if item.measurement]
@@ -73,6 +75,7 @@ def build_report(
             replace(
                 _row(item, judged[item.name], inside.get(item.name), samples, plan),
                 remarks=tuple(remarks.get(item.name, ())),
+                removed=removed.get(item.name),
             )
             for item in outcomes
         ),

@@ -24,8 +24,8 @@ from edgesdk.measure.result import Interval, Latency, Measurement
 from edgesdk.measure.sensing import Sensed
 from edgesdk.profile import load_profile, profile_names
 from edgesdk.profiling import Profiling
-from edgesdk.report import words
-from edgesdk.report.document import DeployReport, MetricChange, Row, RuledOut
+from edgesdk.report import removed, words
+from edgesdk.report.document import DeployReport, MetricChange, Removed, Row, RuledOut
 from edgesdk.report.html import render_html
 from edgesdk.report.markdown import render_markdown
 from edgesdk.report.markup import Markup, el
@@ -292,6 +292,44 @@ def test_energy_is_shown_where_the_device_tells_power() -> None:
     assert "Power and heat" not in render_html(REPORT)
     assert "mJ" not in render_html(REPORT)
     assert "mJ" not in in_terminal(REPORT, 160)
+
+
+def test_what_was_removed_for_nothing_is_said_with_its_figures() -> None:
+    float_form = "onnxruntime/fp32"
+
+    def pruned(name: str, status: str, speed: float, *, kept: bool) -> Row:
+        gone = Removed(before=float_form, parameters=0.312, macs=0.28, kept=kept)
+        row = measured(f"onnxruntime/{name}+fp32", status, speed, 0.99, "another is faster")
+        return replace(row, removed=gone, remarks=("64 of 320 units were removed",))
+
+    report = replace(
+        REPORT,
+        rows=(
+            *REPORT.rows,
+            measured(float_form, "passed", 1.0, 1.0),
+            pruned("prune30", "not_better", 1.02, kept=False),
+            pruned("prune40", "passed", 1.6, kept=False),
+            pruned("prune50", "chosen", 2.6, kept=True),
+        ),
+    )
+    assert DeployReport.from_json(json.loads(json.dumps(report.to_json()))) == report
+    said = dict(removed.lines(report))
+    idle = said["onnxruntime/prune30+fp32"]
+    assert "31.2% of the parameters and 28.0% of the multiply-accumulates" in idle
+    assert "1.02x [0.97, 1.07] against the original, 1.00x [0.95, 1.05] before" in idle
+    assert idle.endswith("and was undone")
+    assert said["onnxruntime/prune40+fp32"].endswith("not chosen: another is faster")
+    assert said["onnxruntime/prune50+fp32"].endswith("kept")
+    page, terminal = Page(render_html(report)), in_terminal(report, 200)
+    for text in (page.text, terminal):
+        assert removed.TITLE in text
+        assert "and was undone" in text
+    assert "64 of 320 units were removed" in page.text
+    assert removed.TITLE not in in_terminal(REPORT, 200)
+
+    by_size = dict(removed.lines(replace(report, objective="size")))
+    assert "undone" not in by_size["onnxruntime/prune30+fp32"]
+    assert "3.92 MB, 4.00 MB before" in by_size["onnxruntime/prune30+fp32"]
 
 
 def test_markdown_has_one_row_for_each_candidate() -> None:

@@ -185,6 +185,12 @@ def test_a_deploy_removes_what_says_nothing(wasteful: Path, source: Path, tmp_pa
     assert 3 <= len(tried) <= 6
     row = next(row for row in found.report.rows if row.name == chosen)
     assert "removed" in row.why
+    assert row.removed is not None
+    assert row.removed.kept
+    assert row.removed.parameters > 0.3
+    assert row.removed.macs is not None
+    assert row.removed.macs > 0.3
+    assert row.removed.before == "onnxruntime/fp32"
 
 
 @pytest.mark.nightly

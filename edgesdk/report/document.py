@@ -36,6 +36,23 @@ class MetricChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Removed:
+    """What a structural step took out of a form.
+
+    Attributes:
+        before: name of the same form without the step; of the original where that was not measured.
+        parameters, macs: shares of what that holds and computes, 0 to 1 (below 0 where it grew); `macs`
+            is None where lengths of axes are open.
+        kept: the chosen form has the step.
+    """
+
+    before: str
+    parameters: float
+    macs: float | None
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One candidate, or the float original.
 
@@ -69,6 +86,7 @@ class Row:
         kept: names of nodes that the recipe spares.
         elsewhere: outputs on the device beside this machine's, where it has another processor.
         remarks: what the steps that made it had to say, training included.
+        removed: what its last structural step took out, where it has any and was measured.
     """
 
     name: str
@@ -102,6 +120,7 @@ class Row:
     kept: tuple[str, ...] = ()
     elsewhere: ThereAndHere | None = None
     remarks: tuple[str, ...] = ()
+    removed: Removed | None = None
 
     @property
     def has_figures(self) -> bool:
@@ -245,6 +264,7 @@ def _finite(value: Any) -> Any:
 def _row(data: Mapping[str, Any]) -> Row:
     latency, speedup = data["latency"], data["speedup"]
     elsewhere, shares = data.get("elsewhere"), data.get("shares")
+    removed = data.get("removed")
     return Row(
         **{
             **data,
@@ -261,6 +281,7 @@ def _row(data: Mapping[str, Any]) -> Row:
             "evidence": Evidence(data["evidence"]),
             "warnings": tuple(data["warnings"]),
             "remarks": tuple(data.get("remarks", ())),
+            "removed": Removed(**removed) if removed else None,
             "kept": tuple(data["kept"]),
             "sensed": tuple(Sensed(**item) for item in data.get("sensed", ())),
             "elsewhere": ThereAndHere.from_json(elsewhere) if elsewhere else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from edgesdk.evidence import Evidence
-from edgesdk.report import elsewhere, words
+from edgesdk.report import elsewhere, removed, words
 from edgesdk.report.document import DeployReport, Row
 from edgesdk.report.fallback import fallback_on_page
 from edgesdk.report.markup import Markup, el
@@ -37,6 +37,7 @@ def _sections(report: DeployReport, numbers: Mapping[str, int]) -> list[Markup |
             candidate_table(report, numbers),
             "Click a column's title to sort by it. Cosine is that of the worst output.",
         ),
+        _removed(report),
         _mixed(report),
         section(
             "Run times",
@@ -168,6 +169,14 @@ def _legend(report: DeployReport) -> Markup:
         *(el("span", words.STATUS_WORDS[status], class_=f"badge s-{status}") for status in present),
         class_="legend",
     )
+
+
+def _removed(report: DeployReport) -> Markup | None:
+    """Every structural form that was measured, with what it brought."""
+    found = [el("tr", el("td", el("code", n)), el("td", told)) for n, told in removed.lines(report)]
+    table = el("table", el("tbody", *found), class_="pairs") if found else None
+    note = "Fewer parameters are no aim by themselves: what brings nothing is undone."
+    return section(removed.TITLE, table, note)
 
 
 def _mixed(report: DeployReport) -> Markup | None:

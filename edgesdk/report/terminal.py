@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from edgesdk.report import elsewhere, words
+from edgesdk.report import elsewhere, removed, words
 from edgesdk.report.document import DeployReport, Row
 from edgesdk.report.fallback import fallback_in_terminal
 
@@ -55,6 +55,7 @@ class _View:
         yield _table(report, wide=wide)
         yield from fallback_in_terminal(report)
         yield from _reasons(report)
+        yield from _removed(report)
         yield from _elsewhere(report, wide=wide)
         if report.warnings:
             yield Text("\nTo know", style="bold")
@@ -184,6 +185,14 @@ def _reasons(report: DeployReport) -> RenderResult:
         yield Text("\nNot tried", style="bold")
         for item in report.rejected:
             yield _item(item.name, item.reason, "dim")
+
+
+def _removed(report: DeployReport) -> RenderResult:
+    found = removed.lines(report)
+    if found:
+        yield Text(f"\n{removed.TITLE}", style="bold")
+    for name, text in found:
+        yield _item(name, text, "")
 
 
 def _elsewhere(report: DeployReport, *, wide: bool) -> RenderResult:
