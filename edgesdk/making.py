@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from edgesdk.backend import require_backend
 from edgesdk.bench import Bench, Prepared, artifact_files, tool_versions
@@ -15,6 +16,7 @@ from edgesdk.clock import Work
 from edgesdk.compress.calibration import RANGE_ROWS
 from edgesdk.errors import StepFailed
 from edgesdk.events import Event
+from edgesdk.layer_times import Pace
 from edgesdk.plan.candidate import Choice, Plan
 from edgesdk.recipe import Recipe
 from edgesdk.workshop import Finished
@@ -88,6 +90,7 @@ def restructured(
     multiple, _ = liked_multiple(bench.profile)
     done = replace(prepared, notes=())
     for step in choice.structure:
+        pace = _pace(bench, choice) if step.kind == "rank" else None
         identity = {
             "model": done.key,
             "original": prepared.key,
@@ -95,6 +98,7 @@ def restructured(
             "rows": bench.samples.fingerprint if step.needs_samples else None,
             "multiple": multiple,
             "training_s": bench.training_s if step.kind == "distill" else None,
+            "pace": pace,
             "tools": tool_versions("torch") if step.trains else tool_versions(),
         }
         bench.listen(Event(stage=step.kind, subject=step.name, state="begin"))
@@ -107,6 +111,7 @@ def restructured(
                 "calibration": rows.to_json() if step.needs_samples else None,
                 "multiple": multiple,
                 "training_s": identity["training_s"],
+                "pace": pace,
                 "checkpoint": str(bench.workshop.cache.unfinished("restructure", **identity)),
             },
             identity,
@@ -124,6 +129,17 @@ def restructured(
             )
         )
     return done
+
+
+def _pace(bench: Bench, choice: Choice) -> dict[str, Any] | None:
+    """By what layers are timed, where speed is asked for and the profile knows that of the engine."""
+    pace = Pace(
+        profile=bench.profile,
+        backend=choice.backend,
+        recipe=choice.recipe.untrained,
+        threads=bench.threads,
+    )
+    return pace.to_json() if bench.budget.objective == "latency" and pace.known else None
 
 
 def told_by(bench: Bench, stage: str, subject: str) -> Callable[[str], None]:

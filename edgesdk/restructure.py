@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgesdk.compress import onnx_io
-from edgesdk.errors import InputError, RecipeError, SamplesError
+from edgesdk.errors import InputError, ModelError, RecipeError, SamplesError
+from edgesdk.layer_times import layer_times
 from edgesdk.samples import SampleSet
 from edgesdk.structural import Step
 from edgesdk.structure.choose import Rules, choose
@@ -31,8 +32,10 @@ from edgesdk.teaching import Progress, require_training, teach
 if TYPE_CHECKING:
     import onnx
 
+    from edgesdk.layer_times import Pace
     from edgesdk.structure.importance import Scores
     from edgesdk.structure.judge import Deal
+    from edgesdk.structure.shrink import Shrunk, Survey
     from edgesdk.structure.units import Selection, Structure
 
 ROWS = 400
@@ -85,6 +88,7 @@ def restructure(
     multiple: int,
     checkpoint: Path | None = None,
     training_s: float | None = None,
+    pace: Pace | None = None,
     progress: Progress = lambda _: None,
 ) -> Restructured:
     """Do one step.
@@ -99,6 +103,7 @@ def restructure(
         multiple: of which numbers of channels and ranks are, as the device likes it.
         checkpoint: file in which training keeps its state, to go on from.
         training_s: seconds that `distill` may take; None for as long as it gets better.
+        pace: by what layers are timed that `rank` splits; it goes by parameters where None.
         progress: told what was done, in a few words.
 
     Raises:
@@ -125,7 +130,7 @@ def restructure(
             changed = _pruned(model, step, samples, scratch, multiple)
         case "rank":
             assert samples is not None
-            changed = _factored(model, step, samples, scratch, multiple)
+            changed = _factored(model, step, samples, scratch, multiple, pace)
         case _:
             changed = _sparse(model, step, samples, scratch)
     progress("; ".join(changed.notes))
@@ -223,9 +228,14 @@ def _kept(
 
 
 def _factored(
-    model: Path, step: Step, samples: SampleSet, scratch: Path, multiple: int
+    model: Path,
+    step: Step,
+    samples: SampleSet,
+    scratch: Path,
+    multiple: int,
+    pace: Pace | None,
 ) -> _Changed:
-    """Layers split in two, of ranks by damage for each parameter saved."""
+    """Layers split in two, of ranks by damage for each millisecond saved, or each parameter."""
     assert step.share is not None
     whole = count_parameters(onnx_io.read_whole(model).graph)
     surveyed = survey(model, samples, _looked_at(samples), _made(scratch / "survey"))
@@ -237,13 +247,38 @@ def _factored(
         )
     typical = median(break_even(one.layer) for one in surveyed.known.values())
     multiple = max(1, min(multiple, int(typical) // _RANKS))
+    left = 1 - saved / held
+    shrunk = _by_time(surveyed, samples, left, multiple, pace) if pace is not None else None
     try:
-        shrunk = shrink(surveyed, 1 - saved / held, multiple=multiple)
+        shrunk = shrunk or shrink(surveyed, left, multiple=multiple)
     except InputError as exc:
         raise RecipeError(f"{step.name}: {exc}") from exc
     if not shrunk.choices:
         raise RecipeError(f"{step.name}: {'; '.join(shrunk.notes)}")
     return _Changed(proto=shrunk.proto, notes=shrunk.notes)
+
+
+def _by_time(
+    surveyed: Survey, samples: SampleSet, left: float, multiple: int, pace: Pace
+) -> Shrunk | None:
+    """Split where that saves time; None where so few parameters cannot be reached by that."""
+    layers = {name: one.layer for name, one in surveyed.known.items()}
+    shapes = {name: array.shape for name, array in samples[0].inputs.items()}
+    try:
+        shrunk = shrink(
+            surveyed,
+            left,
+            cost_of=layer_times(surveyed.model, shapes, layers, pace),
+            share_of=parameters_of,
+            multiple=multiple,
+        )
+    except (InputError, ModelError):
+        return None
+    told = (
+        f"ranks by time: the layers that can be split take {shrunk.cost_after:.3g} ms in {pace.backend}, "
+        f"not {shrunk.cost_before:.3g}, by the profile's speeds"
+    )
+    return replace(shrunk, notes=(*shrunk.notes, told))
 
 
 def _sparse(model: Path, step: Step, samples: SampleSet | None, scratch: Path) -> _Changed:

@@ -48,10 +48,12 @@ def prepare(request: Request) -> Response:
 
 
 def restructure(request: Request) -> Response:
-    """`model`, `original`, `step`, `calibration`, `multiple`, `training_s`, `checkpoint` -> a model.
+    """`model`, `original`, `step`, `calibration`, `multiple`, `training_s`, `pace`, `checkpoint` -> a model.
 
-    Its `path` and `notes`. `training_s` bounds training; None does not.
+    Its `path` and `notes`. `training_s` bounds training; `pace` times the layers of `rank`; both may be
+    None.
     """
+    from edgesdk.layer_times import Pace
     from edgesdk.restructure import restructure as restructure_model
     from edgesdk.structural import parse_step
 
@@ -70,6 +72,7 @@ def restructure(request: Request) -> Response:
                 multiple=request["multiple"],
                 checkpoint=checkpoint,
                 training_s=request["training_s"],
+                pace=Pace.from_json(request["pace"]) if request["pace"] else None,
                 progress=tell,
             )
         except RecipeError as exc:

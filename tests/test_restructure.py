@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +20,11 @@ from edgesdk.bundle.read import read_manifest
 from edgesdk.cache import Cache
 from edgesdk.deployment import BUNDLE, deploy
 from edgesdk.errors import RecipeError, SamplesError
+from edgesdk.layer_times import Pace
 from edgesdk.model import read_model
+from edgesdk.profile import load_profile
+from edgesdk.profile_speeds import Speed
+from edgesdk.recipe import Recipe
 from edgesdk.restructure import restructure
 from edgesdk.samples import Samples, read_samples
 from edgesdk.structural import parse_step
@@ -131,6 +137,44 @@ def test_a_step_saves_what_it_promises(
     assert notes
 
 
+@pytest.mark.parametrize(("exponent", "by_time"), [(1.0, True), (0.0, False)])
+def test_ranks_go_by_time_where_splitting_saves_some(
+    exponent: float, by_time: bool, wasteful: Path, samples: Samples, tmp_path: Path
+) -> None:
+    """Products in time that grows with their work, and in a time that is always the same."""
+    sizes = [(1, 4, 4), (16, 8, 8), (16, 16, 64), (16, 64, 64), (64, 64, 64)]
+    speed = Speed(
+        name="products",
+        backend="onnxruntime",
+        precision="fp32",
+        op="product",
+        threads=1,
+        source="a test",
+        date="2026-11-22",
+        points=tuple((*map(float, size), 0.01 * math.prod(size) ** exponent) for size in sizes),
+    )
+    pace = Pace(
+        profile=replace(load_profile("x86-amx"), speeds=(speed,)),
+        backend="onnxruntime",
+        recipe=Recipe(),
+        threads=1,
+    )
+    assert pace.known
+    assert Pace.from_json(json.loads(json.dumps(pace.to_json()))) == pace
+    made = restructure(
+        wasteful,
+        parse_step("rank30-raw"),
+        tmp_path / "made.onnx",
+        tmp_path / "scratch",
+        original=wasteful,
+        samples=samples.calibration,
+        multiple=4,
+        pace=pace,
+    )
+    assert read_model(made.path).parameters <= 0.75 * read_model(wasteful).parameters
+    assert any("ranks by time" in note for note in made.notes) == by_time
+
+
 def test_healing_brings_outputs_back(wasteful: Path, samples: Samples, tmp_path: Path) -> None:
     wanted = outputs(wasteful, samples)
     (tmp_path / "raw").mkdir()
@@ -148,7 +192,7 @@ def test_healing_brings_outputs_back(wasteful: Path, samples: Samples, tmp_path:
 def test_steps_that_train(name: str, wasteful: Path, samples: Samples, tmp_path: Path) -> None:
     made, notes = done(wasteful, tmp_path, name, samples)
     assert cosine(outputs(wasteful, samples), outputs(made, samples)) > 0.99
-    assert ("distill" if name == "distill" else "taylor") in notes
+    assert ("trained" if name == "distill" else "taylor") in notes
 
 
 def test_what_cannot_be_done_is_refused(wasteful: Path, samples: Samples, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ most the last step more than it had to.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
@@ -90,14 +90,19 @@ def ladder(options: Mapping[str, Sequence[Option[T]]]) -> list[Rung[T]]:
     return rungs
 
 
-def allocate(options: Mapping[str, Sequence[Option[T]]], most: float) -> Rung[T] | None:
-    """The first assignment on the ladder that costs at most so much; None where even the last costs more.
+def allocate(
+    options: Mapping[str, Sequence[Option[T]]],
+    most: float,
+    of: Callable[[Rung[T]], float] = lambda rung: rung.cost,
+) -> Rung[T] | None:
+    """The first assignment on the ladder with at most so much; None where even the last has more.
 
     Args:
         options: of every layer, at least one each.
-        most: in the unit of the costs.
+        most: in the unit of `of`.
+        of: what is limited; the cost, unless another sum over the layers.
     """
-    return next((rung for rung in ladder(options) if rung.cost <= most), None)
+    return next((rung for rung in ladder(options) if of(rung) <= most), None)
 
 
 def _price(before: Option[T], after: Option[T]) -> float:

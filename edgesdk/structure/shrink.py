@@ -13,7 +13,7 @@ from edgesdk.structure.factors import Choice, parameters_of
 from edgesdk.structure.judge import Judge
 from edgesdk.structure.lowrank import CostOf, Study, options, study, weigh
 from edgesdk.structure.net import Net
-from edgesdk.structure.ranks import allocate
+from edgesdk.structure.ranks import Rung, allocate
 from edgesdk.structure.reference import Reference
 
 if TYPE_CHECKING:
@@ -100,14 +100,21 @@ def survey(
 
 
 def shrink(
-    surveyed: Survey, share: float, *, cost_of: CostOf = parameters_of, multiple: int = 1
+    surveyed: Survey,
+    share: float,
+    *,
+    cost_of: CostOf = parameters_of,
+    share_of: CostOf | None = None,
+    multiple: int = 1,
 ) -> Shrunk:
-    """Split layers until all of them together cost a share of what they did, with the least damage.
+    """Split layers until a share of what they cost is left, with the least damage for what is saved.
 
     Args:
         surveyed: the model.
-        share: of the cost of the layers that can be split, above 0 and at most 1.
-        cost_of: tells what a layer costs whole and split: milliseconds, bytes, or parameters.
+        share: of the layers that can be split, what is left: above 0 and at most 1.
+        cost_of: tells what a layer costs whole and split: milliseconds, bytes, or parameters. Damage is
+            weighed against it, and what costs no less split stays whole.
+        share_of: tells what the share is of; `cost_of` where None.
         multiple: of which ranks are, such as the width of the device's vectors.
 
     Raises:
@@ -120,12 +127,19 @@ def shrink(
         for name, one in surveyed.known.items()
     }
     before = sum(choices[0].cost for choices in choosable.values())
-    found = allocate(choosable, share * before) if choosable else None
+    counted = share_of or cost_of
+    known = {name: one.layer for name, one in surveyed.known.items()}
+    whole = sum(counted(layer, None) for layer in known.values())
+
+    def left(rung: Rung[Choice | None]) -> float:
+        return sum(counted(known[name], option.choice) for name, option in rung.options.items())
+
+    found = allocate(choosable, share * whole, left) if choosable else None
     if found is None:
-        least = sum(min(o.cost for o in choices) for choices in choosable.values())
+        least = sum(min(counted(known[n], o.choice) for o in os) for n, os in choosable.items())
         raise InputError(
             f"{share:g} of the cost of {len(choosable)} layer(s) cannot be reached; legal: "
-            f"{least / before if before else 1:.2g} up, with ranks that are multiples of {multiple}"
+            f"{least / whole if whole else 1:.2g} up, with ranks that are multiples of {multiple}"
         )
     choices = {name: o.choice for name, o in found.options.items() if o.choice is not None}
     net = Net(onnx_io.read_whole(surveyed.model))
