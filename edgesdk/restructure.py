@@ -120,6 +120,7 @@ def restructure(
             original,
             samples,
             out,
+            with_labels=step.labels,
             seconds=training_s,
             checkpoint=checkpoint,
             progress=progress,

@@ -5,7 +5,8 @@
                | "rank" share raw?             matrices and convolutions become two thin ones
                | "sparse" share raw?           single weights become zero
                | "sparse2of4" raw?             two of four in a row become zero
-               | "distill"                     what is left learns from the original (edgesdk[train])
+               | "distill" ["-labels"]         what is left learns from the original (edgesdk[train]),
+                                               and from the labels of the calibration rows
     share     := 1 to 95                       percent of the model's parameters that are saved; of
                                                `sparse`, of the weights of each layer
     importance := "-l1" | "-l2" | "-activation" | "-taylor"   by what units are ranked, else by their
@@ -36,7 +37,7 @@ _ORDER: tuple[tuple[Kind, ...], ...] = (
 )
 _STEP = re.compile(
     r"(?:(?P<shared>prune|rank|sparse)(?P<share>[1-9]\d?)|(?P<plain>sparse2of4|distill))"
-    r"(?:-(?P<importance>l1|l2|activation|taylor))?(?P<raw>-raw)?"
+    r"(?:-(?P<importance>l1|l2|activation|taylor))?(?P<labels>-labels)?(?P<raw>-raw)?"
 )
 _MOST = 95
 FEWEST_ROWS = 10
@@ -54,12 +55,14 @@ class Step:
             become zero), 1 to 95; None where that follows.
         importance: which units of `prune` go first.
         healed: the layers after it are fitted anew to what the original computes.
+        labels: `distill` learns the labels of its rows as well, which are classes then.
     """
 
     kind: Kind
     share: int | None = None
     importance: Importance = "weights"
     healed: bool = True
+    labels: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a combination that means nothing.
@@ -74,6 +77,8 @@ class Step:
             raise RecipeError(f"{self.kind} takes no share")
         if self.importance != "weights" and self.kind != "prune":
             raise RecipeError(f"{self.kind} takes no importance; only prune does")
+        if self.labels and self.kind != "distill":
+            raise RecipeError(f"{self.kind} takes no labels; only distill does")
         if self.kind == "distill" and not self.healed:
             raise RecipeError("'distill-raw' would be nothing: it is itself what heals")
 
@@ -82,7 +87,8 @@ class Step:
         """The canonical name."""
         share = "" if self.share is None else str(self.share)
         importance = "" if self.importance == "weights" else f"-{self.importance}"
-        return f"{self.kind}{share}{importance}{'' if self.healed else '-raw'}"
+        labels = "-labels" if self.labels else ""
+        return f"{self.kind}{share}{importance}{labels}{'' if self.healed else '-raw'}"
 
     @property
     def needs_samples(self) -> bool:
@@ -112,6 +118,7 @@ def parse_step(name: str) -> Step:
         share=int(match["share"]) if match["share"] else None,
         importance=match["importance"] or "weights",  # type: ignore[arg-type]
         healed=not match["raw"],
+        labels=bool(match["labels"]),
     )
 
 

@@ -35,7 +35,6 @@ _TECHNIQUES: tuple[tuple[Kind, str], ...] = (
     ("prune", "units that matter least removed, the next layers fitted anew"),
     ("rank", "matrices factored where that costs least of their output"),
 )
-_LESSON = Step(kind="distill")
 
 
 def search_structure(
@@ -90,7 +89,7 @@ def search_structure(
             notes.append(f"{kind}: not tried behind the steps of {base.form}")
             continue
         healed = 0
-        if _LESSON not in base.structure:  # what stands on a lesson needs another
+        if _lesson(base) is None:  # what stands on a lesson needs another
             form = partial(_with, base, kind, taught=False)
             healed = _furthest(0, HEALED_SHARES, partial(passes, form, why))
         taught = healed
@@ -118,9 +117,15 @@ def _furthest(low: int, high: int, passes: Callable[[int], bool]) -> int:
 
 def _with(base: Choice, kind: Kind, at: int, *, taught: bool) -> Choice:
     """The form with one more step; a lesson comes after all others."""
-    before: Structure = tuple(step for step in base.structure if step != _LESSON)
-    steps = (*before, Step(kind=kind, share=SHARES[at]), *((_LESSON,) if taught else ()))
+    before: Structure = tuple(step for step in base.structure if step.kind != "distill")
+    lesson = _lesson(base) or Step(kind="distill")
+    steps = (*before, Step(kind=kind, share=SHARES[at]), *((lesson,) if taught else ()))
     return replace(base, structure=steps, kept=())
+
+
+def _lesson(base: Choice) -> Step | None:
+    """The step of a form that trains it."""
+    return next((step for step in base.structure if step.kind == "distill"), None)
 
 
 def _takes(base: Choice, kind: Kind) -> bool:

@@ -27,7 +27,7 @@ steps = st.tuples(
     st.none()
     | st.builds(Step, kind=st.just("sparse"), share=shares, healed=healed)
     | st.builds(Step, kind=st.just("sparse2of4"), healed=healed),
-    st.none() | st.just(Step(kind="distill")),
+    st.none() | st.builds(Step, kind=st.just("distill"), labels=st.booleans()),
 ).map(lambda found: tuple(step for step in found if step))
 recipes = st.sampled_from(["fp32", "bf16", "fp32-w16", "w8a8-static-nncf-bf16", "w4b32-only"])
 
@@ -48,6 +48,8 @@ def test_a_name_decodes_to_what_it_was_made_of(structure: Structure, recipe: str
         ("rank30-l1", "takes no importance"),
         ("distill-raw", "itself what heals"),
         ("sparse2of4-taylor", "takes no importance"),
+        ("prune30-labels", "takes no labels"),
+        ("distill-labels-raw", "itself what heals"),
         ("prune30-raw-l1", "no structural step"),
     ],
 )
