@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -151,8 +151,14 @@ class FeedCheck:
     Behind this all sessions refuse alike, and before native code sees the arrays.
     """
 
-    def __init__(self, inputs: Sequence[TensorInfo]) -> None:
+    def __init__(
+        self, inputs: Sequence[TensorInfo], optional: Collection[str] = frozenset()
+    ) -> None:
         """Work out beforehand what every run compares.
+
+        Args:
+            inputs: what may be fed.
+            optional: names of those that may be left out.
 
         Raises:
             SamplesError: an input has a type that numpy cannot hold.
@@ -160,6 +166,7 @@ class FeedCheck:
         import numpy as np
 
         self._inputs = tuple(inputs)
+        self._optional = frozenset(optional)
         self._ndarray = np.ndarray
         self._wanted: list[tuple[str, np.dtype[np.generic], int, tuple[tuple[int, int], ...]]] = []
         for info in inputs:
@@ -177,8 +184,12 @@ class FeedCheck:
             SamplesError: a missing or unknown name, no numpy array, a wrong dtype or shape; the
                 message has what was seen and what is expected.
         """
+        left_out = 0
         for name, dtype, rank, fixed in self._wanted:
             array = feed.get(name)
+            if array is None and name in self._optional:
+                left_out += 1
+                continue
             if not isinstance(array, self._ndarray) or array.dtype != dtype:
                 raise SamplesError(self._explain(feed))
             shape = array.shape
@@ -187,13 +198,15 @@ class FeedCheck:
             for axis, dim in fixed:
                 if shape[axis] != dim:
                     raise SamplesError(self._explain(feed))
-        if len(feed) != len(self._wanted):
+        if len(feed) + left_out != len(self._wanted):
             raise SamplesError(self._explain(feed))
 
     def _explain(self, feed: Mapping[str, Array]) -> str:
         legal = "; ".join(map(str, self._inputs))
         for info in self._inputs:
             if info.name not in feed:
+                if info.name in self._optional:
+                    continue
                 return f"input {info.name!r} is missing; the model takes {legal}"
             value: Any = feed[info.name]
             if not isinstance(value, self._ndarray):

@@ -3,6 +3,7 @@
     EdgeSdkError                     exit code of the command that meets it
     ├── InputError                   2   what the user gave is wrong
     │   ├── ModelError               the file is no model, is hostile, or is beyond what can be read
+    │   ├── PipelineError            components that are not wired so that they can run
     │   ├── SamplesError             names, shapes, dtypes, values or count of the samples
     │   ├── ProfileError             unknown profile, key or value
     │   ├── BudgetError              unknown quantity, unit or floor
@@ -38,6 +39,10 @@ class InputError(EdgeSdkError):
 
 class ModelError(InputError):
     """The model file is missing, broken, hostile, or beyond what the target can read."""
+
+
+class PipelineError(InputError):
+    """A pipeline whose components, wiring or loops cannot run as written."""
 
 
 class SamplesError(InputError):
