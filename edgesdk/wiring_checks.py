@@ -32,6 +32,9 @@ from edgesdk.wiring import (
 
 MOST_ELEMENTS = 1 << 28
 """Of a fill, in its fixed axes; a gigabyte of float32."""
+MOST_STEPS = 1 << 20
+"""Of a loop that ends by its length or a token."""
+_MOST_AXES = 32
 _INTEGERS = frozenset({"int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"})
 _FLOATS = frozenset({"float16", "float32", "float64"})
 _NUMBERS = _INTEGERS | _FLOATS | {"bool"}
@@ -244,7 +247,8 @@ class _Visit:
             if not low <= fill.value <= high:
                 raise PipelineError(f"{what} is {info.dtype} and cannot be {fill.value!r}")
         lengths = [dim for dim in fill.shape if isinstance(dim, int)]
-        if math.prod(lengths) > MOST_ELEMENTS:
+        too_large = max((math.prod(lengths), *lengths)) > MOST_ELEMENTS
+        if too_large or len(fill.shape) > _MOST_AXES:
             raise PipelineError(
                 f"{what}: a fill of shape {list(fill.shape)} is too large; at most {MOST_ELEMENTS} elements"
             )
@@ -345,8 +349,8 @@ class _Visit:
                 f"{what} with component {loop.stages[-1]!r} may never end: it has no length{hint}; add "
                 "steps = 128, or as many as you want at most"
             )
-        if loop.steps is not None and loop.steps < 1:
-            raise PipelineError(f"{what}: steps = {loop.steps}; legal: 1 and above")
+        if loop.steps is not None and not 1 <= loop.steps <= MOST_STEPS:
+            raise PipelineError(f"{what}: steps = {loop.steps}; legal: 1 to {MOST_STEPS}")
         if loop.end and loop.token is None:
             raise PipelineError(
                 f"{what} ends at a token but chooses none; say token = 'component.logits'"

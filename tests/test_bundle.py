@@ -293,8 +293,8 @@ def test_another_major_version_is_refused(
 
 
 def test_a_feature_that_is_not_known_is_refused(contents: BundleContents, tmp_path: Path) -> None:
-    data = changed(contents, tmp_path / "b", {"requires": ["loops"]})
-    with pytest.raises(BundleError, match="'loops'"):
+    data = changed(contents, tmp_path / "b", {"requires": ["telepathy"]})
+    with pytest.raises(BundleError, match="'telepathy'"):
         parse_manifest(data)
 
 

@@ -116,6 +116,12 @@ class Field:
         """A SHA-256 digest as 64 lower-case hex digits."""
         return self.match(r"[0-9a-f]{64}", "64 lower-case hex digits")
 
+    def flag(self) -> bool:
+        """True or false."""
+        if not isinstance(self.value, bool):
+            raise self.wrong("true or false")
+        return self.value
+
     def integer(self, least: int = 0) -> int:
         """A whole number of at least `least` that fits 64 bits."""
         if not isinstance(self.value, int) or isinstance(self.value, bool):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ class GoldenSample:
     """One recorded run; arrays by the names of the pipeline's inputs and outputs.
 
     Attributes:
-        inputs: what was fed.
+        inputs: what was fed; optional ones may be missing, here and below.
         reference: what the float original gave.
         expected: what the bundled form gave.
     """
@@ -63,6 +63,8 @@ def tolerance(samples: Sequence[GoldenSample], output: str) -> float:
 
     moved, largest = 0.0, 0.0
     for sample in samples:
+        if output not in sample.expected:
+            continue
         expected = sample.expected[output]
         if expected.dtype.kind not in "fiucb" or expected.size == 0:
             continue
@@ -75,7 +77,11 @@ def tolerance(samples: Sequence[GoldenSample], output: str) -> float:
 
 
 def write_golden(
-    file: Path, sample: GoldenSample, inputs: Sequence[str], outputs: Sequence[str]
+    file: Path,
+    sample: GoldenSample,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    optional: Collection[str] = (),
 ) -> None:
     """Write one sample as `.npz`, arrays named by position; the same sample gives the same bytes.
 
@@ -88,6 +94,8 @@ def write_golden(
     parts = (("input", sample.inputs, inputs), ("reference", sample.reference, outputs))
     for word, found, names in (*parts, ("expected", sample.expected, outputs)):
         for index, name in enumerate(names):
+            if name not in found and name in optional:
+                continue
             if name not in found:
                 has = sorted(found)
                 raise BundleError(f"golden sample: no {word} array for {name!r}; has {has}")
@@ -108,7 +116,9 @@ def _plain(array: Array, what: str) -> Array:
     return array
 
 
-def read_golden(file: Path, inputs: Sequence[str], outputs: Sequence[str]) -> GoldenSample:
+def read_golden(
+    file: Path, inputs: Sequence[str], outputs: Sequence[str], optional: Collection[str] = ()
+) -> GoldenSample:
     """The inverse of `write_golden`; strings come back as arrays of objects, as engines take them.
 
     Raises:
@@ -118,11 +128,16 @@ def read_golden(file: Path, inputs: Sequence[str], outputs: Sequence[str]) -> Go
 
     try:
         found = load_arrays(file)
-        return GoldenSample(
-            inputs={name: _strings(found[f"input.{i}"]) for i, name in enumerate(inputs)},
-            reference={name: _strings(found[f"reference.{i}"]) for i, name in enumerate(outputs)},
-            expected={name: _strings(found[f"expected.{i}"]) for i, name in enumerate(outputs)},
+        parts = (("input", inputs), ("reference", outputs), ("expected", outputs))
+        fed, reference, expected = (
+            {
+                name: _strings(found[f"{word}.{index}"])
+                for index, name in enumerate(names)
+                if name not in optional or f"{word}.{index}" in found
+            }
+            for word, names in parts
         )
+        return GoldenSample(inputs=fed, reference=reference, expected=expected)
     except (InputError, KeyError) as exc:
         raise BundleError(f"golden sample {file.name} cannot be read: {exc}") from exc
 

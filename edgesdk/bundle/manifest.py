@@ -9,8 +9,28 @@ from typing import Any
 
 from edgesdk.evidence import Evidence
 from edgesdk.signature import Dim, TensorInfo
+from edgesdk.wiring import (
+    Carried,
+    Fill,
+    InputPort,
+    Loop,
+    Origin,
+    OutputPort,
+    Presence,
+    Slice,
+    Stage,
+    TensorSource,
+    Wiring,
+    loop_json,
+    origin_json,
+    tensor_json,
+)
 
-FORMAT = "1.0"
+__all__ = ["TensorSource"]
+
+FORMAT = "1.1"
+FEATURES = frozenset({"constants", "loops", "optional", "processing"})
+"""What a bundle may require beyond format 1.0 that this version knows."""
 VERDICTS = frozenset({"pass", "fail", "undecided", "unknown"})
 EXECUTIONS = frozenset({"fp32", "bf16", "fp16"})
 
@@ -33,14 +53,6 @@ class FileEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TensorSource:
-    """Where a tensor comes from: a component's output or, with None, an input of the pipeline."""
-
-    component: str | None
-    tensor: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Port:
     """An input or output of the pipeline.
 
@@ -48,11 +60,17 @@ class Port:
         info: name, dtype and shape that the deployed form takes or gives.
         original_shape: the shape before axes were fixed; equal to `info.shape` where none were.
         source: for an output, the component and tensor that it is; None for an input.
+        modality: of an input: `image`, `text`, `audio`, …; empty where nobody said.
+        optional: an input that may be missing, or an output that then may not be there.
+        fill: of an input: what is taken in its place when it is missing.
     """
 
     info: TensorInfo
     original_shape: tuple[Dim, ...]
     source: TensorSource | None = None
+    modality: str = ""
+    optional: bool = False
+    fill: Fill | None = None
 
     @property
     def is_fixed(self) -> bool:
@@ -86,7 +104,7 @@ class ComponentEntry:
         files: all files of the artifact, `main` among them.
         execution: the type in which float operations run: `fp32`, `bf16` or `fp16`.
         threads: threads inside one run, as measured; a loader may override it.
-        inputs: what it takes, each with its source.
+        inputs: what it takes, each with what it is given.
         outputs: what it gives.
     """
 
@@ -99,7 +117,7 @@ class ComponentEntry:
     files: tuple[str, ...]
     execution: str
     threads: int
-    inputs: tuple[tuple[TensorInfo, TensorSource], ...]
+    inputs: tuple[tuple[TensorInfo, Origin], ...]
     outputs: tuple[TensorInfo, ...]
     kept: tuple[str, ...] = ()
     unit: str = ""
@@ -153,6 +171,9 @@ class Manifest:
     """The whole document; `docs/bundle.md` explains each field.
 
     Attributes:
+        loops: components that run again and again.
+        processing: steps that the app itself does, between the components.
+        order: names of components and processing steps as they run; empty for the components' order.
         document: the JSON as read, with the fields that this version does not know.
     """
 
@@ -170,7 +191,56 @@ class Manifest:
     quality: Quality
     environment: Mapping[str, str]
     files: tuple[FileEntry, ...]
+    loops: tuple[Loop, ...] = ()
+    processing: tuple[Stage, ...] = ()
+    order: tuple[str, ...] = ()
     document: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def wiring(self) -> Wiring:
+        """What the executor runs; a name of `order` that is not there is a KeyError."""
+        stages = {
+            component.name: Stage(
+                name=component.name, inputs=component.inputs, outputs=component.outputs
+            )
+            for component in self.components
+        }
+        stages |= {stage.name: stage for stage in self.processing}
+        order = self.order or tuple(component.name for component in self.components)
+        return Wiring(
+            inputs=tuple(
+                InputPort(
+                    info=port.info, modality=port.modality, optional=port.optional, fill=port.fill
+                )
+                for port in self.inputs
+            ),
+            stages=tuple(stages[name] for name in order),
+            outputs=tuple(
+                OutputPort(info=port.info, source=port.source, optional=port.optional)
+                for port in self.outputs
+                if port.source is not None
+            ),
+            loops=self.loops,
+        )
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What a reader of format 1.0 would run wrongly; sorted."""
+        found = {"loops"} if self.loops else set()
+        if self.processing:
+            found.add("processing")
+        if any(port.optional for port in (*self.inputs, *self.outputs)):
+            found.add("optional")
+        stages: tuple[ComponentEntry | Stage, ...] = (*self.components, *self.processing)
+        for stage in stages:
+            for _, origin in stage.inputs:
+                if isinstance(origin, Fill):
+                    found.add("constants")
+                elif isinstance(origin, Carried | Slice):
+                    found.add("loops")
+                elif isinstance(origin, Presence) or origin.fill is not None:
+                    found.add("optional")
+        return tuple(sorted(found))
 
     def figure(self, name: str, of: str = "") -> Figure | None:
         """The measured figure of that name, or None where it was not recorded."""
@@ -181,7 +251,7 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
     """The JSON document of a manifest, keys in the order of the specification."""
     return {
         "format": manifest.format,
-        "requires": [],
+        "requires": list(manifest.features),
         "edgesdk": manifest.edgesdk,
         "created": manifest.created,
         "model": _identity(manifest.model),
@@ -190,6 +260,13 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
         "inputs": [_port(port) for port in manifest.inputs],
         "outputs": [_port(port) for port in manifest.outputs],
         "components": [_component(component) for component in manifest.components],
+        **({"loops": [loop_json(loop) for loop in manifest.loops]} if manifest.loops else {}),
+        **(
+            {"processing": [_step(step) for step in manifest.processing]}
+            if manifest.processing
+            else {}
+        ),
+        **({"order": list(manifest.order)} if manifest.order else {}),
         "golden": {
             "samples": list(manifest.golden.samples),
             "tolerance": dict(manifest.golden.tolerance),
@@ -212,19 +289,30 @@ def _identity(identity: Identity) -> dict[str, Any]:
     return {"name": identity.name, "sha256": identity.sha256}
 
 
-def _tensor(info: TensorInfo) -> dict[str, Any]:
-    return {"name": info.name, "dtype": info.dtype, "shape": list(info.shape)}
-
-
-def _source(source: TensorSource) -> dict[str, Any]:
-    return {"component": source.component, "tensor": source.tensor}
-
-
 def _port(port: Port) -> dict[str, Any]:
-    document = {**_tensor(port.info), "original_shape": list(port.original_shape)}
+    document = {**tensor_json(port.info), "original_shape": list(port.original_shape)}
     if port.source is not None:
-        document["from"] = _source(port.source)
+        document["from"] = origin_json(port.source)
+    if port.modality:
+        document["modality"] = port.modality
+    if port.optional:
+        document["optional"] = True
+    if port.fill is not None:
+        document["fill"] = origin_json(port.fill)
     return document
+
+
+def _ends(stage: ComponentEntry | Stage) -> dict[str, Any]:
+    return {
+        "inputs": [
+            {**tensor_json(info), "from": origin_json(origin)} for info, origin in stage.inputs
+        ],
+        "outputs": [tensor_json(info) for info in stage.outputs],
+    }
+
+
+def _step(step: Stage) -> dict[str, Any]:
+    return {"name": step.name, **_ends(step)}
 
 
 def _component(component: ComponentEntry) -> dict[str, Any]:
@@ -243,8 +331,7 @@ def _component(component: ComponentEntry) -> dict[str, Any]:
         "threads": component.threads,
         **({"unit": component.unit} if component.unit else {}),
         **({"target": dict(component.target)} if component.target else {}),
-        "inputs": [{**_tensor(info), "from": _source(source)} for info, source in component.inputs],
-        "outputs": [_tensor(info) for info in component.outputs],
+        **_ends(component),
     }
 
 

@@ -9,6 +9,7 @@ from edgesdk.bundle.container import Container, open_container
 from edgesdk.bundle.fields import Field, parse_json
 from edgesdk.bundle.manifest import (
     EXECUTIONS,
+    FEATURES,
     FORMAT,
     VERDICTS,
     ComponentEntry,
@@ -20,35 +21,24 @@ from edgesdk.bundle.manifest import (
     Manifest,
     Port,
     Quality,
-    TensorSource,
 )
 from edgesdk.bundle.paths import LEGAL, MANIFEST, MANIFEST_SHA256, RESERVED, clash, path_problem
-from edgesdk.errors import BundleError
+from edgesdk.bundle.wires import (
+    NAME,
+    read_fill,
+    read_inputs,
+    read_loop,
+    read_shape,
+    read_source,
+    read_step,
+    read_tensor,
+)
+from edgesdk.errors import BundleError, PipelineError
 from edgesdk.evidence import Evidence
-from edgesdk.signature import Dim, TensorInfo
+from edgesdk.wiring_checks import check_wiring
 
 MANIFEST_LIMIT = 16 << 20
 """Bytes. A pipeline of 100 components with 100 files each needs about 3 MB."""
-
-DTYPES = frozenset(
-    {
-        *("float16", "float32", "float64", "bfloat16", "float8_e4m3fn", "float8_e5m2"),
-        *(
-            "int4",
-            "int8",
-            "int16",
-            "int32",
-            "int64",
-            "uint4",
-            "uint8",
-            "uint16",
-            "uint32",
-            "uint64",
-        ),
-        *("bool", "str", "object", "complex64", "complex128"),
-    }
-)
-_NAME = r"[A-Za-z0-9_][A-Za-z0-9_-]*"
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -96,6 +86,7 @@ def parse_manifest(data: bytes) -> Manifest:
     root = parse_json(data, MANIFEST)
     version = _format(root)
     components = tuple(_component(item) for item in root["components"].items())
+    loops, steps, order = (root.get(key) for key in ("loops", "processing", "order"))
     manifest = Manifest(
         format=version,
         edgesdk=root["edgesdk"].text(),
@@ -118,8 +109,12 @@ def parse_manifest(data: bytes) -> Manifest:
         quality=_quality(root["quality"]),
         environment={name: item.text(empty=True) for name, item in root["environment"].pairs()},
         files=tuple(_file(item) for item in root["files"].items()),
+        loops=tuple(read_loop(item) for item in loops.items()) if loops else (),
+        processing=tuple(read_step(item) for item in steps.items()) if steps else (),
+        order=tuple(item.text() for item in order.items()) if order else (),
         document=root.value,
     )
+    _check_features(root, manifest)
     _check_wiring(manifest)
     _check_files(manifest)
     return manifest
@@ -135,6 +130,8 @@ def _format(root: Field) -> str:
             "reads it, or deploy again"
         )
     for feature in root["requires"].items():
+        if feature.text() in FEATURES:
+            continue
         raise BundleError(
             f"the bundle needs {feature.text()!r}, unknown to this edgesdk: install a newer one"
         )
@@ -145,37 +142,15 @@ def _identity(field: Field) -> Identity:
     return Identity(name=field["name"].text(), sha256=field["sha256"].sha256())
 
 
-def _shape(field: Field) -> tuple[Dim, ...]:
-    return tuple(_dim(item) for item in field.items())
-
-
-def _dim(field: Field) -> Dim:
-    if field.value is None:
-        return None
-    return field.text() if isinstance(field.value, str) else field.integer()
-
-
-def _tensor(field: Field) -> TensorInfo:
-    return TensorInfo(
-        name=field["name"].text(),
-        dtype=field["dtype"].one_of(DTYPES),
-        shape=_shape(field["shape"]),
-    )
-
-
-def _source(field: Field) -> TensorSource:
-    component = field["component"]
-    return TensorSource(
-        component=None if component.value is None else component.text(),
-        tensor=field["tensor"].text(),
-    )
-
-
 def _port(field: Field, *, output: bool) -> Port:
+    modality, optional, fill = (field.get(key) for key in ("modality", "optional", "fill"))
     return Port(
-        info=_tensor(field),
-        original_shape=_shape(field["original_shape"]),
-        source=_source(field["from"]) if output else None,
+        info=read_tensor(field),
+        original_shape=read_shape(field["original_shape"]),
+        source=read_source(field["from"]) if output else None,
+        modality=modality.text() if modality else "",
+        optional=optional.flag() if optional else False,
+        fill=read_fill(fill) if fill and not output else None,
     )
 
 
@@ -183,12 +158,12 @@ def _component(field: Field) -> ComponentEntry:
     backend, artifact, recipe = field["backend"], field["artifact"], field["recipe"]
     kept, unit, target = recipe.get("kept"), field.get("unit"), field.get("target")
     return ComponentEntry(
-        name=field["name"].match(_NAME, "letters, digits, _ and -"),
+        name=field["name"].match(NAME, "letters, digits, _ and -"),
         original_sha256=field["original_sha256"].sha256(),
         recipe=recipe["name"].text(),
         settings={name: _setting(item) for name, item in recipe["settings"].pairs()},
         engine=Engine(
-            name=backend["name"].match(_NAME, "letters, digits, _ and -"),
+            name=backend["name"].match(NAME, "letters, digits, _ and -"),
             tested=backend["tested"].text(),
             minimum=backend["minimum"].text(),
         ),
@@ -196,8 +171,8 @@ def _component(field: Field) -> ComponentEntry:
         files=tuple(_path(item) for item in artifact["files"].items()),
         execution=field["execution"].one_of(EXECUTIONS),
         threads=field["threads"].integer(1),
-        inputs=tuple((_tensor(item), _source(item["from"])) for item in field["inputs"].items()),
-        outputs=tuple(_tensor(item) for item in field["outputs"].items()),
+        inputs=read_inputs(field["inputs"]),
+        outputs=tuple(read_tensor(item) for item in field["outputs"].items()),
         kept=tuple(item.text() for item in kept.items()) if kept else (),
         unit=unit.text() if unit else "",
         target={name: item.text() for name, item in target.pairs()} if target else {},
@@ -250,28 +225,21 @@ def _file(field: Field) -> FileEntry:
 
 def _check_wiring(manifest: Manifest) -> None:
     """Every tensor comes from somewhere that is there by then, and fits."""
-    known: dict[TensorSource, TensorInfo] = {}
-    for port in manifest.inputs:
-        _add(known, TensorSource(component=None, tensor=port.info.name), port.info)
-    names: set[str] = set()
-    for component in manifest.components:
-        if component.name in names:
-            raise BundleError(f"{MANIFEST}: two components are named {component.name!r}")
-        names.add(component.name)
-        for info, source in component.inputs:
-            _check_fit(known, source, info, f"input {info.name!r} of component {component.name!r}")
-        for info in component.outputs:
-            _add(known, TensorSource(component=component.name, tensor=info.name), info)
-    if not manifest.components:
-        raise BundleError(f"{MANIFEST}: components is empty; must hold at least one")
-    for port in manifest.outputs:
-        if port.source is not None:
-            _check_fit(known, port.source, port.info, f"output {port.info.name!r}")
-    outputs = [port.info.name for port in manifest.outputs]
-    if not outputs or len(set(outputs)) != len(outputs):
+    names = [component.name for component in manifest.components]
+    names += [step.name for step in manifest.processing]
+    order = list(manifest.order or [component.name for component in manifest.components])
+    if len(set(names)) == len(names) and sorted(order) != sorted(names):
         raise BundleError(
-            f"{MANIFEST}: outputs are {outputs}; must be at least one, each name once"
+            f"{MANIFEST}: order is {order}; must be all of {names}, each once, as they run"
         )
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise BundleError(f"{MANIFEST}: two components are named {twice!r}")
+    try:
+        check_wiring(manifest.wiring)
+    except PipelineError as exc:
+        raise BundleError(f"{MANIFEST}: {exc}") from exc
+    outputs = [port.info.name for port in manifest.outputs]
     if manifest.golden.samples and set(manifest.golden.tolerance) != set(outputs):
         raise BundleError(
             f"{MANIFEST}: golden.tolerance is for {sorted(manifest.golden.tolerance)}; "
@@ -279,26 +247,15 @@ def _check_wiring(manifest: Manifest) -> None:
         )
 
 
-def _add(known: dict[TensorSource, TensorInfo], source: TensorSource, info: TensorInfo) -> None:
-    if source in known:
-        raise BundleError(
-            f"{MANIFEST}: tensor {source.tensor!r} of {source.component or 'inputs'} appears twice"
-        )
-    known[source] = info
-
-
-def _check_fit(
-    known: dict[TensorSource, TensorInfo], source: TensorSource, info: TensorInfo, what: str
-) -> None:
-    found = known.get(source)
-    if found is None:
-        owner = f"component {source.component!r}" if source.component else "the pipeline's inputs"
-        raise BundleError(
-            f"{MANIFEST}: {what} comes from tensor {source.tensor!r} of {owner}, not there "
-            "before it; components are listed in the order in which they run"
-        )
-    if found.dtype != info.dtype:
-        raise BundleError(f"{MANIFEST}: {what} is {info.dtype}, but its source is {found.dtype}")
+def _check_features(root: Field, manifest: Manifest) -> None:
+    """What a reader that does not know it would run wrongly has to be announced."""
+    declared = {item.text() for item in root["requires"].items()}
+    for feature in manifest.features:
+        if feature not in declared:
+            raise BundleError(
+                f"{MANIFEST}: it uses {feature!r}, which requires does not name; it is "
+                f"{sorted(declared)}"
+            )
 
 
 def _check_files(manifest: Manifest) -> None:

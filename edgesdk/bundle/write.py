@@ -23,7 +23,6 @@ from edgesdk.bundle.manifest import (
     Manifest,
     Port,
     Quality,
-    TensorSource,
     to_json,
 )
 from edgesdk.bundle.paths import MANIFEST, MANIFEST_SHA256, path_problem
@@ -34,6 +33,7 @@ from edgesdk.files import new_folder
 from edgesdk.recipe import Recipe
 from edgesdk.signature import Dim, TensorInfo
 from edgesdk.structural import Structure, form_name
+from edgesdk.wiring import Loop, Origin, Stage, TensorSource, Wiring
 
 _CHUNK = 1 << 20
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -49,7 +49,7 @@ class BundledComponent:
         engine: the backend's name, its version when proven, and the oldest that will do.
         artifact: the file that the engine opens, anywhere below `folder`.
         folder: holds the artifact's files and nothing else.
-        inputs: what it takes, each with its source in the pipeline.
+        inputs: what it takes, each with what it is given.
         kept: names of nodes that the recipe spared.
         structure: steps that came before the recipe.
         unit: the unit that the profile wants it to run on.
@@ -63,7 +63,7 @@ class BundledComponent:
     artifact: Path
     folder: Path
     threads: int
-    inputs: tuple[tuple[TensorInfo, TensorSource], ...]
+    inputs: tuple[tuple[TensorInfo, Origin], ...]
     outputs: tuple[TensorInfo, ...]
     kept: tuple[str, ...] = ()
     structure: Structure = ()
@@ -79,6 +79,9 @@ class BundleContents:
         golden: recorded runs; may be empty, then `self_test` has nothing to compare.
         tolerance: largest healthy deviation per output; derived from `golden` where absent.
         created: `2026-11-21T22:00:00Z`; empty for now.
+        loops: components that run again and again.
+        processing: steps that the app itself does.
+        order: names of components and processing steps as they run; empty for the components' order.
     """
 
     model: Identity
@@ -93,6 +96,9 @@ class BundleContents:
     environment: Mapping[str, str] = field(default_factory=dict)
     samples_fingerprint: str = ""
     created: str = ""
+    loops: tuple[Loop, ...] = ()
+    processing: tuple[Stage, ...] = ()
+    order: tuple[str, ...] = ()
 
 
 def single_model(
@@ -115,6 +121,35 @@ def single_model(
             source=TensorSource(component=component.name, tensor=info.name),
         )
         for info, shape in zip(component.outputs, gives, strict=True)
+    )
+    return inputs, outputs
+
+
+def wired_ports(
+    deployed: Wiring, original: Wiring | None = None
+) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Inputs and outputs of a pipeline, shapes before fixing from the original wiring where given."""
+    before = original or deployed
+    shapes = {port.info.name: port.info.shape for port in before.inputs}
+    made = {port.info.name: port.info.shape for port in before.outputs}
+    inputs = tuple(
+        Port(
+            info=port.info,
+            original_shape=shapes.get(port.info.name, port.info.shape),
+            modality=port.modality,
+            optional=port.optional,
+            fill=port.fill,
+        )
+        for port in deployed.inputs
+    )
+    outputs = tuple(
+        Port(
+            info=port.info,
+            original_shape=made.get(port.info.name, port.info.shape),
+            source=port.source,
+            optional=port.optional,
+        )
+        for port in deployed.outputs
     )
     return inputs, outputs
 
@@ -144,6 +179,9 @@ def write_bundle(contents: BundleContents, out: Path) -> Manifest:
             quality=contents.quality,
             environment=contents.environment,
             files=_files(entries, golden, folder),
+            loops=contents.loops,
+            processing=contents.processing,
+            order=contents.order,
         )
         data = _manifest_bytes(manifest)
         (folder / MANIFEST).write_bytes(data)
@@ -215,11 +253,12 @@ def _copy(source: Path, folder: Path, path: str) -> FileEntry:
 def _write_golden(contents: BundleContents, folder: Path) -> Golden:
     inputs = [port.info.name for port in contents.inputs]
     outputs = [port.info.name for port in contents.outputs]
+    optional = frozenset(p.info.name for p in (*contents.inputs, *contents.outputs) if p.optional)
     names = []
     for index, sample in enumerate(contents.golden):
         name = f"golden/{index:04d}.npz"
         (folder / "golden").mkdir(exist_ok=True)
-        write_golden(folder / name, sample, inputs, outputs)
+        write_golden(folder / name, sample, inputs, outputs, optional)
         names.append(name)
     healthy = {
         name: contents.tolerance[name]

@@ -1,4 +1,4 @@
-"""Load a bundle and run it.
+"""Load a bundle and run it, whole or step by step.
 
 Everything but the standard library's basics is imported on use: an app that starts this module has
 not paid for reading bundles yet, let alone for numpy or an engine.
@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import re
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from edgesdk.errors import BackendUnavailable, BundleError, InputError
 
@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     from edgesdk.backend import Backend
     from edgesdk.backend import Session as EngineSession
     from edgesdk.bundle.manifest import ComponentEntry, Manifest
+    from edgesdk.executor.run import Executor, Stream
     from edgesdk.runtime.selftest import SelfTest
     from edgesdk.signature import TensorInfo
 
     Array = NDArray[np.generic]
+    Processing = Mapping[str, Callable[[Mapping[str, Array]], Any]]
+    """Steps of the app by name: arrays by name in, arrays by name out."""
 
 
 class Session:
@@ -38,7 +41,12 @@ class Session:
     """
 
     def __init__(
-        self, manifest: Manifest, folder: Path, engines: tuple[EngineSession, ...], held: ExitStack
+        self,
+        manifest: Manifest,
+        folder: Path,
+        engines: tuple[EngineSession, ...],
+        held: ExitStack,
+        processing: Processing | None = None,
     ) -> None:
         from edgesdk.backend import FeedCheck
 
@@ -46,11 +54,13 @@ class Session:
         self.inputs: tuple[TensorInfo, ...] = tuple(port.info for port in manifest.inputs)
         self.outputs: tuple[TensorInfo, ...] = tuple(port.info for port in manifest.outputs)
         self._folder = folder
-        self._engines = engines
         # A finalizer, so that unpacked files also go when the session is dropped without `close`.
         self._release = weakref.finalize(self, held.close)
         self._check = FeedCheck(self.inputs)
         self._direct = engines[0] if _is_direct(manifest) else None
+        self._executor: Executor | None = None
+        if self._direct is None:
+            self._executor = _executor_of(manifest, engines, processing or {})
 
     def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """All outputs by name for one set of inputs.
@@ -58,24 +68,34 @@ class Session:
         Raises:
             InputError: a name, dtype or shape does not fit `inputs`, or the session is closed.
         """
-        self._check(feed)
         if self._direct is not None:
+            self._check(feed)
             return self._direct.run(feed)
-        return self._run_wired(feed)
+        return self._wired().run(feed)
 
-    def _run_wired(self, feed: Mapping[str, Array]) -> dict[str, Array]:
-        if not self._engines:
+    def stream(
+        self, feed: Mapping[str, Array], more: Iterable[Mapping[str, Array]] | None = None
+    ) -> Stream:
+        """The steps of a bundle with loops one by one, each computed when it is asked for.
+
+        Args:
+            feed: as for `run`; with `more`, inputs that a loop takes piece by piece may be left out.
+            more: further pieces of these inputs, as they come: frames of a microphone, say.
+
+        Returns:
+            Iterable of `edgesdk.executor.run.Step`; its `outputs` are there after the last step.
+
+        Raises:
+            InputError: as `run`, there or while it goes on; or the bundle has no loop.
+        """
+        if self._direct is not None:
+            raise InputError("this bundle is one model without a loop, so it has no steps; use run")
+        return self._wired().stream(feed, more)
+
+    def _wired(self) -> Executor:
+        if self._executor is None:
             raise InputError("the session is closed; load the bundle again")
-        known: dict[tuple[str | None, str], Array] = {(None, name): a for name, a in feed.items()}
-        for component, engine in zip(self.manifest.components, self._engines, strict=True):
-            given = {info.name: known[at.component, at.tensor] for info, at in component.inputs}
-            for name, array in engine.run(given).items():
-                known[component.name, name] = array
-        return {
-            port.info.name: known[port.source.component, port.source.tensor]
-            for port in self.manifest.outputs
-            if port.source is not None
-        }
+        return self._executor
 
     def self_test(self) -> SelfTest:
         """Run the golden samples and compare with what was recorded; raises nothing on deviation.
@@ -83,32 +103,34 @@ class Session:
         Raises:
             BundleError: a golden sample cannot be read; never after a load with `verify`.
         """
-        from edgesdk.bundle.golden import deviation, read_golden
+        from edgesdk.bundle.golden import read_golden
         from edgesdk.runtime.selftest import OutputCheck, SelfTest
 
         golden = self.manifest.golden
         inputs = [info.name for info in self.inputs]
         outputs = [info.name for info in self.outputs]
+        ports = (*self.manifest.inputs, *self.manifest.outputs)
+        optional = {port.info.name for port in ports if port.optional}
         checks = []
         for name in golden.samples:
-            sample = read_golden(self._folder / name, inputs, outputs)
+            sample = read_golden(self._folder / name, inputs, outputs, optional)
             got = self.run(sample.inputs)
             checks += [
                 OutputCheck(
                     sample=name,
                     output=output,
-                    deviation=deviation(got[output], sample.expected[output]),
+                    deviation=_apart(got.get(output), sample.expected.get(output)),
                     tolerance=golden.tolerance[output],
-                    from_reference=deviation(got[output], sample.reference[output]),
+                    from_reference=_apart(got.get(output), sample.reference.get(output)),
                 )
                 for output in outputs
+                if output in got or output in sample.expected
             ]
         return SelfTest(checks=tuple(checks))
 
     def close(self) -> None:
         """Give back the engine's memory and the unpacked files. Calling it twice is harmless."""
-        self._direct = None
-        self._engines = ()
+        self._direct = self._executor = None
         self._release()
 
     def __enter__(self) -> Self:
@@ -125,6 +147,7 @@ def load(
     verify: bool = True,
     backend: str | None = None,
     simulate: bool = False,
+    processing: Processing | None = None,
 ) -> Session:
     """Load a bundle, a folder or a zip of it, ready to run.
 
@@ -136,11 +159,13 @@ def load(
         backend: run the artifacts on another backend that opens the same kind of file.
         simulate: compute here what the unit of the bundle's device would; see the backend's docs for
             how close that comes.
+        processing: for a bundle whose pipeline has steps that the app does itself, these functions by
+            name; each takes a dict of arrays and returns one. No code is ever read from a bundle.
 
     Raises:
         BundleError: damaged, incomplete, or of a newer format.
         BackendUnavailable: the engine is not installed or older than the bundle needs.
-        InputError: `threads` below 1.
+        InputError: `threads` below 1; a processing step is missing, or the bundle has none of that name.
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads={threads}; must be at least 1")
@@ -148,6 +173,7 @@ def load(
     held = ExitStack()
     try:
         folder, manifest = _opened(place, verify, held)
+        _check_processing(manifest, processing or {})
         engines = tuple(
             _open_component(component, folder, threads, backend, held, simulate=simulate)
             for component in manifest.components
@@ -155,7 +181,43 @@ def load(
     except BaseException:
         held.close()
         raise
-    return Session(manifest, folder, engines, held)
+    return Session(manifest, folder, engines, held, processing)
+
+
+def _check_processing(manifest: Manifest, processing: Processing) -> None:
+    wanted = [step.name for step in manifest.processing]
+    for step in manifest.processing:
+        if step.name not in processing:
+            takes = ", ".join(str(info) for info, _ in step.inputs)
+            gives = ", ".join(map(str, step.outputs))
+            raise InputError(
+                f"this bundle leaves step {step.name!r} to the app: it makes {gives} of {takes}; load "
+                f"it with processing={{{step.name!r}: function}}"
+            )
+    for name in processing:
+        if name not in wanted:
+            raise InputError(f"the bundle has no processing step {name!r}; it has: {wanted}")
+
+
+def _executor_of(
+    manifest: Manifest, engines: tuple[EngineSession, ...], processing: Processing
+) -> Executor:
+    from edgesdk.executor.app import checked_step
+    from edgesdk.executor.run import Executor
+
+    runs = {
+        component.name: engine.run
+        for component, engine in zip(manifest.components, engines, strict=True)
+    }
+    steps = {step.name: checked_step(step, processing[step.name]) for step in manifest.processing}
+    return Executor(manifest.wiring, {**runs, **steps})
+
+
+def _apart(got: Array | None, want: Array | None) -> float:
+    """How far apart they are; infinitely where only one of them is there."""
+    from edgesdk.bundle.golden import deviation
+
+    return float("inf") if got is None or want is None else deviation(got, want)
 
 
 def _opened(path: Path, verify: bool, held: ExitStack) -> tuple[Path, Manifest]:
@@ -216,11 +278,16 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _is_direct(manifest: Manifest) -> bool:
     """True when the pipeline's inputs and outputs are those of its one component by name."""
-    if len(manifest.components) != 1:
+    from edgesdk.wiring import TensorSource
+
+    if len(manifest.components) != 1 or manifest.features:
         return False
     (component,) = manifest.components
     return (
-        all(source.tensor == info.name for info, source in component.inputs)
+        all(
+            isinstance(source, TensorSource) and source.tensor == info.name
+            for info, source in component.inputs
+        )
         and all(p.source is not None and p.source.tensor == p.info.name for p in manifest.outputs)
         and len(component.inputs) == len(manifest.inputs)
         and len(component.outputs) == len(manifest.outputs)
