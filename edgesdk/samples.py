@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -130,6 +130,7 @@ def read_samples(
     calibration: int | None = None,
     calibration_source: str | None = None,
     seed: int = 0,
+    optional: Collection[str] = (),
 ) -> Samples:
     """Check, store and split the samples of a source.
 
@@ -143,13 +144,17 @@ def read_samples(
         calibration: rows for calibration; by default about a fifth, at least 1 and at most 128.
         calibration_source: take these from a source of their own; then all of `source` evaluates.
         seed: of the split.
+        optional: inputs that rows may leave out; they have a uniform shape where those that hold them
+            agree.
 
     Raises:
         SamplesError: a name, dtype, shape or value the model cannot take; names array and row.
         OutputError: `store` cannot be written.
     """
-    plain = Reader(source=source, inputs=inputs)
-    extra = Reader(source=calibration_source, inputs=inputs) if calibration_source else None
+    plain = Reader(source=source, inputs=inputs, optional=optional)
+    extra = None
+    if calibration_source:
+        extra = Reader(source=calibration_source, inputs=inputs, optional=optional)
     # Stored under a name of its own until the content, and so the fingerprint, is known.
     incoming = store / f"incoming-{uuid.uuid4().hex}"
     with new_folder(incoming) as part:
@@ -309,7 +314,7 @@ def _merge(
     """Each input's shape where all rows of all sources share it."""
     merged: dict[str, tuple[int, ...] | None] = {}
     for info in inputs:
-        seen = set().union(*(reader.shapes[info.name] for reader in readers))
+        seen = set().union(*(reader.shapes.get(info.name, ()) for reader in readers))
         merged[info.name] = seen.pop() if len(seen) == 1 else None
     return merged
 

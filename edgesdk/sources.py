@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,11 @@ def row_file(folder: Path, row: int) -> Path:
 class Reader:
     """Reads one source row by row, checks each row and writes it; keeps only digests."""
 
-    def __init__(self, *, source: str, inputs: tuple[TensorInfo, ...]) -> None:
+    def __init__(
+        self, *, source: str, inputs: tuple[TensorInfo, ...], optional: Collection[str] = ()
+    ) -> None:
         self.source = source
+        self.optional = frozenset(optional)
         self.inputs = {info.name: info for info in inputs}
         self.digests: list[str] = []
         """Of each whole row, labels included."""
@@ -86,7 +89,7 @@ class Reader:
                     f"{where}: the model has no input {name!r}{did_you_mean(name, legal)} "
                     f"Legal: {', '.join(self.inputs)}, {LABEL}, {LABEL}.<name>"
                 )
-        missing = [name for name in self.inputs if name not in names]
+        missing = [n for n in self.inputs if n not in names and n not in self.optional]
         if missing:
             raise SamplesError(
                 f"{where}: input {missing[0]!r} is missing; the model takes "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgesdk.arrays import load_arrays, save_arrays
 from edgesdk.backend import (
@@ -24,6 +24,9 @@ from edgesdk.errors import RecipeError, StepFailed
 from edgesdk.isolate import tell
 from edgesdk.recipe import Recipe
 from edgesdk.samples import Sample, SampleSet
+
+if TYPE_CHECKING:
+    from edgesdk.executor.run import Run
 
 _MORE_LOOKS = 2
 Request = dict[str, Any]
@@ -230,6 +233,39 @@ def reference(request: Request) -> Response:
             save_arrays(out / f"{number:06d}.npz", outputs)
         names = [info.name for info in session.outputs]
     return {"outputs": names, "rows": len(rows), "version": _version(request)}
+
+
+def observe(request: Request) -> Response:
+    """`wiring`, `parts`, `functions`, `rows`, `threads`, `most` -> what components are given, in `given/`.
+
+    `parts` are `backend`, `artifact` and `execution` of each component by name. Of the steps of a loop
+    `most` at least, or all, are kept a row, evenly spread. The response has the number of the row that each
+    kept one came from, by component; the pipeline's outputs lie in `outputs/`.
+    """
+    from contextlib import ExitStack
+
+    from edgesdk.bundle.fields import Field
+    from edgesdk.bundle.wires import read_wiring
+    from edgesdk.executor.app import checked_step
+    from edgesdk.executor.run import Executor
+    from edgesdk.observing import Recorder
+    from edgesdk.usercode import guarded
+
+    wiring = read_wiring(Field("wiring", request["wiring"]))
+    recorder = Recorder(_made("given"), request["most"])
+    outputs = _made("outputs")
+    with ExitStack() as opened:
+        runs: dict[str, Run] = {
+            name: opened.enter_context(_open({**part, "threads": request["threads"]})).run
+            for name, part in request["parts"].items()
+        }
+        for name, reference in request["functions"].items():
+            runs[name] = checked_step(wiring.stage(name), guarded(reference))
+        executor = Executor(wiring, runs, watch=recorder.look)
+        for number, sample in enumerate(SampleSet.from_json(request["rows"])):
+            save_arrays(outputs / f"{number:06d}.npz", executor.run(sample.inputs))
+            recorder.end_row(number)
+    return {"rows": recorder.rows, "shapes": recorder.shapes}
 
 
 def check(request: Request) -> Response:

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -53,6 +53,17 @@ def load_object(reference: str) -> Any:
         raise SamplesError(
             f"{reference}: {place} has no {attribute!r}{did_you_mean(attribute, public)}"
         ) from exc
+
+
+def guarded(reference: str) -> Callable[..., Any]:
+    """The function that a reference names; when it fails, the `SamplesError` shows its line."""
+    function = load_object(reference)
+
+    def call(*arguments: Any) -> Any:
+        with user_code(reference):
+            return function(*arguments)
+
+    return call
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,23 @@ def test_a_detector_and_a_recogniser_ship_together(tmp_path: Path) -> None:
         assert session.self_test().ok
 
 
+def test_the_specification_names_every_field(chat: tuple[Pipeline, Path], fused: Path) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "bundle.md").read_text().split("### Example")[0]
+    words = set(re.findall(r"[a-z_0-9]+", " ".join(re.findall(r"`([^`]+)`", text))))
+
+    def keys(value: Any) -> set[str]:
+        if isinstance(value, dict):
+            return set(value).union(*map(keys, value.values()))
+        return set().union(*map(keys, value)) if isinstance(value, list) else set()
+
+    for bundle in (chat[1], fused):
+        document = to_json(read_manifest(bundle))
+        parts = ("inputs", "outputs", "loops", "processing", "order")
+        found = {part: document.get(part, []) for part in parts}
+        wires = [component["inputs"] for component in document["components"]]
+        assert keys(found) | keys(wires) <= words
+
+
 # --- manifests that lie
 
 
@@ -207,7 +225,7 @@ LIES = [
     (put({"value": "0", "shape": []}, *PAST, "start"), r"start\.value is '0'"),
     (put({"value": 2**63, "shape": [1, 1]}, *IDS), r"from\.value is 9223372036854775808"),
     (put(None, *PAST, "start"), r"start is None; must be an object"),
-    (put({"component": "decoder", "tensor": "logits"}, *PAST), "inside, carry what comes from the step before"),
+    (put({"component": "decoder", "tensor": "logits"}, *PAST), "carry what comes from the step before"),
     (put({"component": "decoder", "tensor": "nothing"}, *PAST, "next"), "has no such output"),
     (put({"component": "elsewhere", "tensor": "x"}, *PAST, "next"), "which no component of loop"),
     (put(5, *MASK, "axis"), "grows along axis 5; it has 2 axes"),

@@ -8,12 +8,15 @@ from edgesdk.wiring import (
     Carried,
     Fill,
     Give,
+    InputPort,
     Loop,
     Origin,
+    OutputPort,
     Presence,
     Slice,
     Stage,
     TensorSource,
+    Wiring,
 )
 
 DTYPES = frozenset(
@@ -139,4 +142,31 @@ def _give(field: Field) -> Give:
         name=field["name"].text(),
         source=read_source(field["from"]),
         join=None if join.value is None else join.integer(),
+    )
+
+
+def read_wiring(field: Field) -> Wiring:
+    """The inverse of `edgesdk.pipeline.wiring_json`."""
+    return Wiring(
+        inputs=tuple(_input(item) for item in field["inputs"].items()),
+        stages=tuple(read_step(item) for item in field["components"].items()),
+        outputs=tuple(
+            OutputPort(
+                info=read_tensor(item),
+                source=read_source(item["from"]),
+                optional=item["optional"].flag(),
+            )
+            for item in field["outputs"].items()
+        ),
+        loops=tuple(read_loop(item) for item in field["loops"].items()),
+    )
+
+
+def _input(field: Field) -> InputPort:
+    fill = field["fill"]
+    return InputPort(
+        info=read_tensor(field),
+        modality=field["modality"].text(empty=True),
+        optional=field["optional"].flag(),
+        fill=None if fill.value is None else read_fill(fill),
     )

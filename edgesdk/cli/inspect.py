@@ -1,4 +1,4 @@
-"""`edgesdk inspect`: the facts of a model."""
+"""`edgesdk inspect`: the facts of a model, or of a whole pipeline."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edgesdk.cli.options import Json, ModelFile
+from edgesdk.cli.options import Json, ModelOrPipeline
 from edgesdk.cli.output import emit, reported_errors
 from edgesdk.errors import InputError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from edgesdk.model import Model
 
 _TOP_OPS = 12
@@ -27,16 +29,29 @@ Shapes = Annotated[
 ]
 
 
-def inspect(model: ModelFile, shape: Shapes = None, as_json: Json = False) -> None:
-    """Show what a model takes, returns, weighs and costs; refuse a file that means harm."""
+def inspect(model: ModelOrPipeline, shape: Shapes = None, as_json: Json = False) -> None:
+    """Show what a model takes, returns, weighs and costs, or draw a pipeline; refuse what means harm."""
     from edgesdk.model import node_facts, read_model
 
     with reported_errors(as_json=as_json):
+        if model.suffix.lower() == ".toml":
+            _inspect_pipeline(model, shape, as_json=as_json)
+            return
         shapes = dict(_parse_shape(text) for text in shape or ())
         facts = read_model(model)
         if shapes or all(info.is_static for info in facts.inputs):
             facts = replace(facts, nodes=node_facts(facts, shapes))
         emit(facts.to_json(), render_model(facts), as_json=as_json)
+
+
+def _inspect_pipeline(path: Path, shape: list[str] | None, *, as_json: bool) -> None:
+    from edgesdk.pipeline_reader import read_pipeline
+    from edgesdk.report.pipeline import draw_pipeline
+
+    if shape:
+        raise InputError("--shape is for one model; name an ONNX file of the pipeline")
+    pipeline = read_pipeline(path)
+    emit(pipeline.to_json(), draw_pipeline(pipeline), as_json=as_json)
 
 
 def render_model(model: Model) -> RenderableType:

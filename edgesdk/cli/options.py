@@ -82,3 +82,7 @@ MaxFallback = Annotated[
     ),
 ]
 ModelFile = Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)]
+ModelOrPipeline = Annotated[
+    Path,
+    typer.Argument(help="An ONNX file, or the `.toml` file of a pipeline.", show_default=False),
+]
