@@ -186,9 +186,8 @@ def test_quantizers_are_not_trained_through_in_bfloat16(small_cnn: Path) -> None
     rows = [{"image": np.zeros((1, 3, 32, 32), np.float32)}]
     quantized = onnx.load(small_cnn)
     first = quantized.graph.node[0].input[0]
-    scale, zero = (
-        numpy_helper.from_array(v, n) for v, n in ((np.float32(0.1), "s"), (np.int8(0), "z"))
-    )
+    scale = numpy_helper.from_array(np.array(0.1, np.float32), "s")
+    zero = numpy_helper.from_array(np.array(0, np.int8), "z")
     quantized.graph.initializer.extend([scale, zero])
     rounding = [
         helper.make_node("QuantizeLinear", [first, "s", "z"], ["q"]),

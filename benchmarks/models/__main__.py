@@ -22,7 +22,7 @@ from edgesdk.files import sha256_file, write_json
 from tools.fetch_models import FetchError, fetch
 
 NAMES = ("minilm", "efflite0", "kws", "resnet", "resnet50", "digits", "ocr_rec", "ocr_det", "vad")
-PIPELINES = ("smollm2", "whisper")
+PIPELINES = ("smollm2", "whisper", "twotower")
 
 
 def load_reference(name: str) -> Reference:

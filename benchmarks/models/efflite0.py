@@ -41,7 +41,7 @@ _WEIGHTS = Packaged(
 )
 
 
-def _network() -> Any:
+def network() -> Any:
     """The network with the checkpoint's own names, so that its tensors load as they are."""
     from torch import nn
 
@@ -113,14 +113,12 @@ def _network() -> Any:
 def _build(files: Path, data: Path, out: Path) -> None:
     import torch
 
-    network = _network()
-    network.load_state_dict(
-        torch.load(files / _WEIGHTS.name, map_location="cpu", weights_only=True)
-    )
-    network.eval()
+    loaded = network()
+    loaded.load_state_dict(torch.load(files / _WEIGHTS.name, map_location="cpu", weights_only=True))
+    loaded.eval()
     with torch.no_grad():
         torch.onnx.export(
-            network,
+            loaded,
             (torch.zeros(1, 3, SIDE, SIDE),),
             str(out),
             input_names=["image"],

@@ -251,7 +251,7 @@ def log_mel(sound: Sound) -> NDArray[np.float32]:
     power = np.abs(np.fft.rfft(frames * window, axis=1)).astype(np.float32) ** 2
     logs = np.log10(np.maximum(_mel_filters() @ power.T, 1e-10))
     logs = np.maximum(logs, logs.max() - 8)
-    return ((logs + 4) / 4).astype(np.float32)[None]
+    return np.asarray((logs + 4) / 4, np.float32)[None]
 
 
 def _resampled(sound: NDArray[Any], rate: int) -> Sound:
