@@ -242,6 +242,30 @@ def test_nodes_that_are_kept_stay_as_they_were(
     assert error(weighted[:1]) < error([])
 
 
+@pytest.mark.parametrize(
+    "name", ["w8-only", "w8b32-only", "w4b32-only", "w4b32-only-nncf", "w8a8-dynamic"]
+)
+def test_an_embedding_that_is_also_the_last_product_stays_right(name: str, tmp_path: Path) -> None:
+    # Square, so that a weight transposed for one node and read by another would go unseen.
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["x"], "look"),
+        helper.make_node("MatMul", ["x", "w"], ["h"], "mix"),
+        helper.make_node("Gemm", ["h", "table"], ["y"], "last", transB=1),
+    ]
+    ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["T"])
+    model = _save(
+        tmp_path / "tied.onnx",
+        nodes,
+        [ids],
+        [_float("y", "T", 64)],
+        table=_noise((64, 64), 1),
+        w=_noise((64, 64), 2),
+    )
+    feed = {"ids": np.arange(0, 64, 3)}
+    done = compress(model, Recipe.parse(name), tmp_path / "out", calibration=None)
+    assert _cosine(_run(done.path, feed), _run(model, feed)) > 0.98
+
+
 @pytest.mark.parametrize("name", ["w4b32-only", "w4b32-only-nncf"])
 def test_nodes_spared_from_4_bits_take_8(
     name: str, prepared: dict[str, Path], tmp_path: Path

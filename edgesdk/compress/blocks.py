@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgesdk.compress import onnx_io
+from edgesdk.compress.sharing import own_transposed
 
 if TYPE_CHECKING:
     import onnx
@@ -50,6 +51,7 @@ def split_gemms(proto: onnx.ModelProto) -> None:
     """Turn Gemm into MatMul and Add where it is no more than that: the quantizer skips Gemm."""
     from onnxruntime.quantization.onnx_model import ONNXModel
 
+    own_transposed(proto)
     ONNXModel(proto).replace_gemm_with_matmul()
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from edgesdk.compress import onnx_io
 from edgesdk.compress.blocks import with_products
+from edgesdk.compress.sharing import own_transposed
 
 if TYPE_CHECKING:
     from edgesdk.recipe import Recipe
@@ -22,14 +24,18 @@ def quantize_dynamic(model: Path, recipe: Recipe, target: Path, kept: frozenset[
 
     proto = onnx_io.read_whole(model)
     branches = any(True for node in proto.graph.node for _ in onnx_io.subgraphs(node))
-    quantization.quantize_dynamic(
-        model,
-        target,
-        op_types_to_quantize=list(_WEIGHTED_OPS if recipe.weighted_only else _DEFAULT_OPS),
-        nodes_to_exclude=with_products(kept),
-        per_channel=recipe.granularity == "channel",
-        reduce_range=recipe.reduce_range,
-        weight_type=quantization.QuantType.QInt8,
-        use_external_data_format=onnx_io.is_large(model),
-        extra_options={"MatMulConstBOnly": True, "EnableSubgraph": branches},
-    )
+    with TemporaryDirectory(dir=target.parent) as scratch:
+        source = model
+        if own_transposed(proto):
+            source = onnx_io.write(proto, Path(scratch) / model.name)
+        quantization.quantize_dynamic(
+            source,
+            target,
+            op_types_to_quantize=list(_WEIGHTED_OPS if recipe.weighted_only else _DEFAULT_OPS),
+            nodes_to_exclude=with_products(kept),
+            per_channel=recipe.granularity == "channel",
+            reduce_range=recipe.reduce_range,
+            weight_type=quantization.QuantType.QInt8,
+            use_external_data_format=onnx_io.is_large(source),
+            extra_options={"MatMulConstBOnly": True, "EnableSubgraph": branches},
+        )
