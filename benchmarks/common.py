@@ -263,7 +263,7 @@ def _arguments(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
     """The options as typed, without places of this machine."""
     words = ["--ref REF --out OUT"]
     for name, value in vars(options).items():
-        if name in ("ref", "out", "names") or value == parser.get_default(name):
+        if name in ("ref", "out", "cache", "names") or value == parser.get_default(name):
             continue
         words.append(f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}"))
     return " ".join(words)

@@ -14,6 +14,7 @@ import argparse
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from benchmarks.common import opened, run
@@ -81,6 +82,7 @@ def main() -> int:
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--forms", default=",".join(FORMS), help="which forms")
     parser.add_argument("--engine", default="onnxruntime", help="that all forms run on")
+    parser.add_argument("--cache", type=Path, help="keeps finished steps for the next time")
     parser.add_argument("--train", type=float, help="seconds that one training may take")
 
 
@@ -101,7 +103,7 @@ def _compare(name: str, options: argparse.Namespace) -> Found:
                     calibration=str(more.absolute()) if more else None,
                     training_s=options.train,
                     out=out,
-                    cache=Cache(subject.scratch / "cache"),
+                    cache=Cache(options.cache or subject.scratch / "cache"),
                 )
             except EdgeSdkError as exc:
                 taken = time.monotonic() - begun
