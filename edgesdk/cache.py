@@ -25,7 +25,7 @@ from edgesdk.errors import OutputError, StepFailed
 from edgesdk.files import new_folder, read_json, sha256_file, sha256_json, tree_bytes, write_json
 from edgesdk.isolate import RECORD
 
-SCHEMAS: dict[str, int] = {"prepare": 2, "compress": 2, "restructure": 2}
+SCHEMAS: dict[str, int] = {"prepare": 2, "compress": 2, "restructure": 3}
 """Schema number of a step, 1 where it is not named: raise it when the step's result changes."""
 
 ENTRY, FAILURE = "entry.json", "failure.json"

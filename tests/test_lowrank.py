@@ -160,6 +160,35 @@ def test_grouped_convolutions_and_normalizations_are_matrices_too(tmp_path: Path
     np.testing.assert_allclose(net.vector(layers[1]), before, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("free", [True, False])
+def test_rows_run_together_say_what_they_say_alone(free: bool, tmp_path: Path) -> None:
+    path = product(tmp_path, bias=True)
+    if not free:  # a model of one row at a time
+        proto = onnx.load(path)
+        proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+        onnx.save(proto, path)
+    samples = [*rows(1, 5, 24, count=7), *rows(1, 3, 24, count=4)]
+    net = Net(onnx.load(path))
+    reference = Reference(path, tmp_path / "r", samples)
+    assert reference.stacks == free
+    fed = list(reference.feeds(samples, range(11), 3))
+    assert sorted(row for group, _ in fed for row in group) == list(range(11))
+    assert max(len(group) for group, _ in fed) == (3 if free else 1)
+    ((_, (found,)),) = observe_moments(reference, [net.layers["layer"]], samples, [range(11)])
+    wide = np.concatenate([np.asarray(s.inputs["x"], np.float64).reshape(-1, 24) for s in samples])
+    assert found.count == 47
+    np.testing.assert_allclose(found.xx[0], wide.T @ wide, rtol=1e-9)
+
+
+def test_a_model_that_mixes_its_rows_gets_one_at_a_time(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["m"], axes=[0], keepdims=1),
+        helper.make_node("Sub", ["x", "m"], ["y"]),
+    ]
+    path = save(tmp_path / "mixing.onnx", nodes, ("n", 24))
+    assert not Reference(path, tmp_path / "r", rows(1, 24, count=4)).stacks
+
+
 def test_moments_are_the_sums_of_all_rows(tmp_path: Path) -> None:
     path = product(tmp_path, bias=True)
     samples = rows(2, 5, 24, count=7)

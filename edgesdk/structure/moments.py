@@ -35,6 +35,8 @@ MOMENT_BYTES = 512 << 20
 """Sums that are held at once; a layer whose own are larger is alone."""
 POSITIONS = 256
 """Of one row at most, spread at random: neighbours in an image say nearly the same."""
+_ROWS_TOGETHER = 32
+"""At most; the weights are then read once for all of them."""
 _WIDTH = 8
 _WAITING_BYTES = 8 << 20
 """Of patches that wait to be multiplied."""
@@ -145,9 +147,9 @@ def observe_moments(
         targets = against[1] if against else {}
         wanted = [targets[layer.node].name for layer in group] if against else []
         told = against[0].open(wanted) if against else None
-        for number, rows in enumerate(parts):
-            for row in rows:
-                feed = samples[row].inputs
+        most = _together(model, group, against)
+        for number, part in enumerate(parts):
+            for rows, feed in model.feeds(samples, part, most):
                 entering, leaving = read(feed), told(feed) if told else {}
                 for layer in group:
                     target = targets.get(layer.node)
@@ -155,8 +157,8 @@ def observe_moments(
                         entering[layer.source],
                         leaving[target.name] if target else None,
                         target,
-                        np.random.default_rng(row),
-                        positions,
+                        np.random.default_rng(rows),
+                        positions * len(rows),
                     )
         del read, told  # before the next sessions are opened
         for layer in group:
@@ -169,6 +171,20 @@ def observe_moments(
 def moment_bytes(layer: Layer) -> int:
     """Bytes of the sums of a layer."""
     return _WIDTH * layer.features * (layer.groups * layer.features + layer.outputs)
+
+
+def _together(
+    model: Reference,
+    layers: Sequence[Layer],
+    against: tuple[Reference, Mapping[str, Target]] | None,
+) -> int:
+    """Rows that are run together, so that what they show stays below its bound."""
+    if against and not against[0].stacks:
+        return 1
+    shown = sum(model.size(layer.source) for layer in layers)
+    if against:
+        shown += sum(against[0].size(against[1][layer.node].name) for layer in layers)
+    return max(1, min(_ROWS_TOGETHER, GROUP_BYTES // max(shown, 1)))
 
 
 def _grouped(

@@ -1,8 +1,8 @@
-"""A model that can be asked for its inner tensors, row by row."""
+"""A model that can be asked for its inner tensors, on rows one by one or several together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,8 +21,18 @@ if TYPE_CHECKING:
     Array = NDArray[np.generic]
 
 
+_LOOKED_AT = 64
+"""Rows among which two of one shape are searched."""
+_ALIKE = 1e-3
+"""How far a row computed in a batch may be from the same row alone, relative to its largest value."""
+
+
 class Reference:
-    """A model whose inner tensors can be asked for, a few at a time."""
+    """A model whose inner tensors can be asked for, a few at a time.
+
+    Attributes:
+        stacks: rows of equal shapes can be run together, one behind the other along their first axes.
+    """
 
     def __init__(
         self,
@@ -47,6 +57,7 @@ class Reference:
             raise SamplesError("no rows to observe; give --samples")
         scratch.mkdir(parents=True, exist_ok=True)
         self.exposed = Exposed(model, scratch)
+        self.stacks = can_stack(model, samples)
         self.sizes = sizes or sizes_of(self.exposed, samples, range(len(samples)))
 
     def has(self, name: str) -> bool:
@@ -68,5 +79,76 @@ class Reference:
 
         return answer
 
+    def feeds(
+        self, samples: SampleSet, rows: Sequence[int], most: int
+    ) -> Iterator[tuple[tuple[int, ...], Mapping[str, Array]]]:
+        """The inputs of rows, up to `most` of equal shapes together where the model allows it.
+
+        Yields:
+            The rows and their inputs; rows that wait for others of their shape come later.
+        """
+        waiting: dict[object, list[int]] = {}
+        for row in rows:
+            feed = samples[row].inputs
+            shape = tuple((name, feed[name].shape) for name in sorted(feed))
+            group = waiting.setdefault(shape, [])
+            group.append(row)
+            if len(group) >= (most if self.stacks else 1):
+                yield tuple(group), stacked(samples, waiting.pop(shape))
+        for group in waiting.values():
+            yield tuple(group), stacked(samples, group)
+
     def _known(self, name: str) -> str:
         return self.exposed.tensors.same.get(name, name)
+
+
+def stacked(samples: SampleSet, rows: Sequence[int]) -> dict[str, Array]:
+    """The inputs of rows of equal shapes, one behind the other along their first axes."""
+    feeds = [samples[row].inputs for row in rows]
+    if len(feeds) == 1:
+        return dict(feeds[0])
+    return {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
+
+
+def can_stack(model: Path, samples: SampleSet) -> bool:
+    """Whether the model says the same of rows together as of each alone, by two rows of one shape."""
+    session: Any = open_frugally(model)
+    for value in session.get_inputs():
+        if not value.shape or isinstance(value.shape[0], int):
+            return False
+    pair = _pair(samples)
+    if pair is None:
+        return False
+    try:
+        together = run(session, stacked(samples, pair))
+        alone = [run(session, samples[row].inputs) for row in pair]
+    except Exception:  # onnxruntime's own types; a model that cannot is run row by row
+        return False
+    return all(
+        _alike(both, np.concatenate(one))
+        for both, one in zip(together, zip(*alone, strict=True), strict=True)
+    )
+
+
+def _pair(samples: SampleSet) -> tuple[int, int] | None:
+    """Two of the first rows, of batches of one, that have equal shapes."""
+    seen: dict[object, int] = {}
+    for row in range(min(len(samples), _LOOKED_AT)):
+        feed = samples[row].inputs
+        if any(array.shape[:1] != (1,) for array in feed.values()):
+            return None
+        shape = tuple((name, feed[name].shape) for name in sorted(feed))
+        if shape in seen:
+            return seen[shape], row
+        seen[shape] = row
+    return None
+
+
+def _alike(together: Array, apart: Array) -> bool:
+    if together.shape != apart.shape:
+        return False
+    if not np.issubdtype(together.dtype, np.floating):
+        return bool(np.array_equal(together, apart))
+    alone = np.asarray(apart, np.float64)
+    away = np.abs(np.asarray(together, np.float64) - alone).max(initial=0.0)
+    return bool(away <= _ALIKE * max(float(np.abs(alone).max(initial=0.0)), 1e-12))
