@@ -144,6 +144,20 @@ def test_one_three_and_four_dimensions_come_out_as_the_model_has_them(tmp_path: 
         np.testing.assert_allclose(found, want, atol=1e-5)
 
 
+@pytest.mark.parametrize("ways", [1, 2])
+def test_a_cell_begins_anew_in_every_run(ways: int, tmp_path: Path) -> None:
+    g = Graph()
+    weights = [g.weight(ways, 16, 3), g.weight(ways, 16, 4), g.weight(ways, 32)]
+    direction = "bidirectional" if ways == 2 else "forward"
+    g.add("LSTM", ["sound", *weights], "steps", hidden_size=4, direction=direction)
+    model = g.write(tmp_path, {"sound": [6, 1, 3]}, {"steps": [6, ways, 1, 4]})
+    feeds = [{"sound": g.rng.normal(size=(6, 1, 3)).astype(np.float32)} for _ in range(3)]
+    with opened(model, tmp_path) as session:
+        for feed in feeds:
+            results: Feed = dict(session.run(feed))
+            np.testing.assert_allclose(results["steps"], expected(model, feed)[0], atol=1e-5)
+
+
 def subtraction(folder: Path) -> Path:
     g = Graph()
     g.add("Sub", ["z first", "a/second:0"], "difference")

@@ -17,6 +17,12 @@ ERRORS = (ValueError, RuntimeError, TypeError, KeyError)
 """All that the interpreter raises."""
 _TOLD = 200
 """Characters of its messages that are repeated; it says the same thing several times over."""
+_REMEMBERING = frozenset(
+    f"{kind}{cell}"
+    for kind in ("", "UNIDIRECTIONAL_SEQUENCE_", "BIDIRECTIONAL_SEQUENCE_")
+    for cell in ("LSTM", "RNN", "SVDF")
+)
+"""Operations that go on from where the run before ended, which no operation of ONNX does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +132,7 @@ class Engine:
         self._given = tuple((name, tensor.index) for name, tensor in self.inputs.items())
         self._gives = tuple((name, tensor.index) for name, tensor in self.outputs.items())
         self._shapes = tuple(tensor.shape for tensor in self.inputs.values())
+        self._remembers = any(node["op_name"] in _REMEMBERING for node in self.nodes())
 
     def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """All outputs; the arrays belong to the caller. Inputs may have other lengths than before.
@@ -142,6 +149,8 @@ class Engine:
                 self._resize(shapes)
             for name, index in self._given:
                 engine.set_tensor(index, feed[name])
+            if self._remembers:
+                engine.reset_all_variables()
             engine.invoke()
             return {name: np.asarray(engine.get_tensor(index)) for name, index in self._gives}
         except ERRORS as exc:
