@@ -87,26 +87,26 @@ class Reference:
         Yields:
             The rows and their inputs; rows that wait for others of their shape come later.
         """
-        waiting: dict[object, list[int]] = {}
+        waiting: dict[object, dict[int, Mapping[str, Array]]] = {}
         for row in rows:
             feed = samples[row].inputs
-            shape = tuple((name, feed[name].shape) for name in sorted(feed))
-            group = waiting.setdefault(shape, [])
-            group.append(row)
+            shape = _shape(feed)
+            group = waiting.setdefault(shape, {})
+            group[row] = feed
             if len(group) >= (most if self.stacks else 1):
-                yield tuple(group), stacked(samples, waiting.pop(shape))
+                del waiting[shape]
+                yield tuple(group), _stacked(list(group.values()))
         for group in waiting.values():
-            yield tuple(group), stacked(samples, group)
+            yield tuple(group), _stacked(list(group.values()))
 
     def _known(self, name: str) -> str:
         return self.exposed.tensors.same.get(name, name)
 
 
-def stacked(samples: SampleSet, rows: Sequence[int]) -> dict[str, Array]:
-    """The inputs of rows of equal shapes, one behind the other along their first axes."""
-    feeds = [samples[row].inputs for row in rows]
+def _stacked(feeds: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:
+    """Rows of equal shapes, one behind the other along their first axes."""
     if len(feeds) == 1:
-        return dict(feeds[0])
+        return feeds[0]
     return {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
 
 
@@ -120,8 +120,8 @@ def can_stack(model: Path, samples: SampleSet) -> bool:
     if pair is None:
         return False
     try:
-        together = run(session, stacked(samples, pair))
-        alone = [run(session, samples[row].inputs) for row in pair]
+        together = run(session, _stacked(pair))
+        alone = [run(session, feed) for feed in pair]
     except Exception:  # onnxruntime's own types; a model that cannot is run row by row
         return False
     return all(
@@ -130,18 +130,22 @@ def can_stack(model: Path, samples: SampleSet) -> bool:
     )
 
 
-def _pair(samples: SampleSet) -> tuple[int, int] | None:
+def _pair(samples: SampleSet) -> tuple[Mapping[str, Array], Mapping[str, Array]] | None:
     """Two of the first rows, of batches of one, that have equal shapes."""
-    seen: dict[object, int] = {}
+    seen: dict[object, Mapping[str, Array]] = {}
     for row in range(min(len(samples), _LOOKED_AT)):
         feed = samples[row].inputs
         if any(array.shape[:1] != (1,) for array in feed.values()):
             return None
-        shape = tuple((name, feed[name].shape) for name in sorted(feed))
+        shape = _shape(feed)
         if shape in seen:
-            return seen[shape], row
-        seen[shape] = row
+            return seen[shape], feed
+        seen[shape] = feed
     return None
+
+
+def _shape(feed: Mapping[str, Array]) -> object:
+    return tuple((name, feed[name].shape) for name in sorted(feed))
 
 
 def _alike(together: Array, apart: Array) -> bool:
