@@ -244,7 +244,7 @@ def _look(
 def look(request: dict[str, Any]) -> dict[str, Any]:
     """`artifact`, `folder`, `rows`, `prompts`, `most`, `original` -> `scores`, `answers`, `forced`."""
     folder = Path(request["folder"])
-    options = OpenOptions(threads=detect().logical_cores)
+    options = OpenOptions(threads=1)  # nothing is timed here, and others may need the cores
     questions = smollm2.prompts(folder, request["prompts"])
     forced = None
     with require_backend(ENGINE).open(Path(request["artifact"]), options) as session:

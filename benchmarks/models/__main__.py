@@ -22,7 +22,7 @@ from edgesdk.files import sha256_file, write_json
 from tools.fetch_models import FetchError, fetch
 
 NAMES = ("minilm", "efflite0", "kws", "resnet", "resnet50", "digits", "ocr_rec", "ocr_det", "vad")
-PIPELINES = ("smollm2", "whisper", "twotower")
+PIPELINES = ("smollm2", "whisper", "twotower", "ocr")
 
 
 def load_reference(name: str) -> Reference:
@@ -108,6 +108,7 @@ def prepare_pipeline(
             {**asdict(part), "sha256": sha256_file(graph)}
             for part, graph in zip(pipeline.parts, graphs, strict=True)
         ],
+        "steps": [asdict(step) for step in pipeline.steps],
         "samples": samples.name,
         "figures": dict(pipeline.evaluate(folder, most)),
         "rows": most,

@@ -38,10 +38,10 @@ def line_f1(outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> float:
     `label` is int64[lines, 4] of left, top, right, bottom; the output float32[1, 1, height, width].
     """
     (maps,) = outputs.values()
-    found = _boxes(np.asarray(maps, np.float32)[0, 0])
+    found = boxes_of(np.asarray(maps, np.float32)[0, 0])
     lines = [tuple(map(float, box)) for box in np.asarray(labels["label"])]
     pairs = sorted(
-        ((_iou(a, b), i, j) for i, a in enumerate(found) for j, b in enumerate(lines)),
+        ((overlap(a, b), i, j) for i, a in enumerate(found) for j, b in enumerate(lines)),
         reverse=True,
     )
     taken: set[tuple[str, int]] = set()
@@ -54,7 +54,7 @@ def line_f1(outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> float:
     return 2 * hits / (len(found) + len(lines)) if found or lines else 1.0
 
 
-def _boxes(chance: NDArray[np.float32]) -> list[tuple[float, ...]]:
+def boxes_of(chance: NDArray[np.float32]) -> list[tuple[float, ...]]:
     """Boxes of connected areas above the threshold, grown by what training shrank them."""
     from scipy import ndimage
 
@@ -69,7 +69,8 @@ def _boxes(chance: NDArray[np.float32]) -> list[tuple[float, ...]]:
     return found
 
 
-def _iou(a: Sequence[float], b: Sequence[float]) -> float:
+def overlap(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union of two boxes of left, top, right, bottom, 0 to 1."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     if width <= 0 or height <= 0:

@@ -34,8 +34,8 @@ Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels."""
 
 
-def draw_page(source: list[str], rng: random.Random) -> tuple[Image, list[Box]]:
-    """A page with lines of several sizes at random places that do not touch, and their boxes."""
+def draw_page(source: list[str], rng: random.Random) -> tuple[Image, list[Box], list[str]]:
+    """A page with lines of several sizes at random places that do not touch, their boxes and texts."""
     from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
     from examples.ocr.render import phrase
@@ -44,6 +44,7 @@ def draw_page(source: list[str], rng: random.Random) -> tuple[Image, list[Box]]:
     image = Image.new("L", (WIDTH, HEIGHT), paper)
     canvas = ImageDraw.Draw(image)
     boxes: list[Box] = []
+    texts: list[str] = []
     for _ in range(rng.randint(6, MOST_LINES)):
         font = ImageFont.load_default(size=rng.randint(14, 32))
         text = phrase(source, rng)
@@ -56,10 +57,11 @@ def draw_page(source: list[str], rng: random.Random) -> tuple[Image, list[Box]]:
         if not any(_touch(box, other) for other in boxes):
             canvas.text((x - left, y - top), text, font=font, fill=rng.randint(0, 90))
             boxes.append(box)
+            texts.append(text)
     image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.8)))
     pixels = np.asarray(image, np.float32)
     noise = np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(2, 10), pixels.shape)
-    return Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8)), boxes
+    return Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8)), boxes, texts
 
 
 def _touch(a: Box, b: Box) -> bool:
@@ -67,7 +69,8 @@ def _touch(a: Box, b: Box) -> bool:
     return not apart
 
 
-def _preprocess(image: Image) -> NDArray[np.float32]:
+def preprocess(image: Image) -> NDArray[np.float32]:
+    """A picture as float32[1, 3, height, width] from -1 to 1."""
     pixels = np.asarray(image.convert("RGB"), np.float32) / np.float32(127.5) - np.float32(1)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
 
@@ -84,9 +87,9 @@ def _samples(files: Path, data: Path, out: Path) -> Path:
     folder = out / "samples"
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(PAGES):
-        image, boxes = draw_page(source, rng)
+        image, boxes, _ = draw_page(source, rng)
         np.savez_compressed(
-            folder / f"{i:03d}.npz", x=_preprocess(image), label=np.array(boxes, np.int64)
+            folder / f"{i:03d}.npz", x=preprocess(image), label=np.array(boxes, np.int64)
         )
     return folder
 

@@ -28,6 +28,21 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What is done on the host between components.
+
+    Attributes:
+        name: by which its outputs are known, as `name.output`.
+        call: `module:function` that does it.
+        inputs: what it takes -> where from, as for a `Part`.
+    """
+
+    name: str
+    call: str
+    inputs: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReferencePipeline:
     """Components with labelled samples.
 
@@ -38,6 +53,7 @@ class ReferencePipeline:
         licence: SPDX identifier of the weights.
         modalities: input of the pipeline -> image, text, audio, …
         parts: in the order in which they run.
+        steps: what is done between them, outside any graph.
         build: `build(files, data, out)` writes `<component>.onnx` for each part, and what else runs it,
             into the folder `out`.
         samples: `samples(files, data, out)` writes labelled samples into `out` and gives their path.
@@ -55,6 +71,7 @@ class ReferencePipeline:
     build: Callable[[Path, Path, Path], None]
     samples: Callable[[Path, Path, Path], Path]
     evaluate: Callable[[Path, int | None], Mapping[str, Any]]
+    steps: tuple[Step, ...] = ()
     marks: str = ""
 
 

@@ -8,8 +8,8 @@ Graphs: `image_tower.onnx`, `image` float32[images, 3, 224, 224] -> `image_embed
 `sentence_embedding` float32[texts, 384]; `similarity.onnx`, both embeddings -> `similarity`
 float32[images, texts], 20 times their cosine. All embeddings have length 1.
 Data: `tuxpaint-stamps/`, pictures with English captions (usr/share/tuxpaint/stamps of Debian's
-`tuxpaint-stamps-default`, GPL-2) without the folder of symbols: read when samples are
-made, not part of this project.
+`tuxpaint-stamps-default`, GPL-2) without the folder of symbols: read when samples are made, not part of
+this project.
 Figures: the right caption among the best 1 and 10 of all captions, for each picture; the right picture
 among the best 1 and 10, for each caption; their ratio to chance is what counts.
 """
