@@ -105,11 +105,6 @@ def bind_shapes(wiring: Wiring) -> Wiring:
             if isinstance(origin, Slice) and origin.axis < len(dims):
                 dims[origin.axis] = origin.length
             _tie(equal, (scope, dims, str(source)), (stage.name, info.shape, what))
-    for port in wiring.outputs:
-        if port.source.key in tensors:
-            scope, made_info = tensors[port.source.key]
-            what = f"output {port.info.name!r}"
-            _tie(equal, (scope, made_info.shape, str(port.source)), ("", port.info.shape, what))
     names = _names(wiring, equal, tensors)
     inputs = tuple(
         replace(port, info=_named(port.info, "", equal, names)) for port in wiring.inputs
@@ -164,23 +159,29 @@ def _names(
 ) -> dict[_Axis, str | None]:
     """A name for every class of equal axes that inputs and outputs of the pipeline show."""
     names: dict[_Axis, str | None] = {}
+    stated = [
+        dim
+        for port in wiring.inputs
+        for dim in port.info.shape
+        if isinstance(dim, str) and dim[0] != UNNAMED
+    ]
     taken: set[str] = set()
+    for name in stated:  # the pipeline's own words come first
+        if names.setdefault(equal.root(("", name)), name) == name:
+            taken.add(name)
     shown = [("", port.info) for port in wiring.inputs]
     shown += [tensors[p.source.key] for p in wiring.outputs if p.source.key in tensors]
     for scope, info in shown:
         for dim in info.shape:
-            if not isinstance(dim, str):
+            root = equal.root((scope, dim)) if isinstance(dim, str) else None
+            if root is None or root in names:
                 continue
-            root = equal.root((scope, dim))
-            if root in names:
-                continue
-            said = [(place, name) for place, name in equal.names[root] if name[0] != UNNAMED]
-            said.sort(key=lambda axis: axis[0] != "")  # the pipeline's own words first
+            said = [axis for axis in equal.names[root] if axis[1][0] != UNNAMED]
             if not said:
                 names[root] = None
                 continue
             place, name = said[0]
-            names[root] = name = name if name not in taken else f"{place or scope}.{name}"
+            names[root] = name = name if name not in taken else f"{place}.{name}"
             taken.add(name)
     return names
 

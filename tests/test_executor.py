@@ -37,7 +37,10 @@ from small_pipelines import (
 from edgesdk.backend import OpenOptions, require_backend
 from edgesdk.errors import PipelineError, SamplesError
 from edgesdk.executor.run import Executor
+from edgesdk.pipeline import wiring_json
 from edgesdk.pipeline_reader import read_pipeline
+from edgesdk.wiring import fix_axes
+from edgesdk.wiring_checks import check_wiring
 
 
 def rng() -> np.random.Generator:
@@ -53,10 +56,10 @@ def test_two_towers_give_what_their_graphs_give_one_after_the_other(tmp_path: Pa
     path = write_folder(tmp_path, TWO_TOWERS, image_tower, text_tower, similarity)
     pipeline = read_pipeline(path)
     assert [str(port.info) for port in pipeline.wiring.inputs] == [
-        "image: float32[m, 3, 8, 8]",
-        "ids: int64[n, length]",
+        "image: float32[batch, 3, 8, 8]",
+        "ids: int64[text.batch, length]",
     ]
-    assert str(pipeline.wiring.outputs[0].info) == "scores: float32[m, n]"
+    assert str(pipeline.wiring.outputs[0].info) == "scores: float32[batch, text.batch]"
     feed = {
         "image": rng().random((2, 3, 8, 8), np.float32),
         "ids": np.array([[1, 4], [2, 0], [3, 3]]),
@@ -103,7 +106,7 @@ def test_what_is_missing_is_filled_masked_or_skipped(tmp_path: Path) -> None:
 
 def test_a_value_given_at_the_input_stands_for_it_everywhere(tmp_path: Path) -> None:
     text = TWO_TOWERS.replace(
-        'ids = "text"', 'ids = { modality = "text", missing = { value = 3, shape = ["m", 2] } }'
+        'ids = "text"', 'ids = { modality = "text", missing = { value = 3, shape = ["batch", 2] } }'
     )
     path = write_folder(tmp_path, text, image_tower, text_tower, similarity)
     run = executor_of(read_pipeline(path)).run
@@ -260,3 +263,19 @@ def test_a_single_model_is_a_pipeline_of_one(tmp_path: Path) -> None:
     got = Executor(pipeline.wiring, runs_of(pipeline)).run({"image": image})
     want = run_model(tmp_path / "image.onnx", {"image": image})
     np.testing.assert_array_equal(got["embedding"], want["embedding"])
+
+
+def test_fixed_axes_reach_every_fill_and_change_nothing_else(
+    tmp_path: Path, chats: tuple[Executor, Executor]
+) -> None:
+    pipeline = read_pipeline(write_folder(tmp_path, CHAT.replace("END", "[]"), decoder))
+    fixed = fix_axes(pipeline.wiring, {"batch": 2, "length": 3, "total": 3})
+    check_wiring(fixed)
+    assert [port.info.shape for port in fixed.inputs] == [(2, 3), (2, 3)]
+    assert "batch" not in str(wiring_json(fixed)["components"][0]["inputs"][2]["from"])
+    prompt = np.array([[1, 2, 3], [4, 5, 6]])
+    feed = {"prompt": prompt, "mask": np.ones_like(prompt)}
+    got = Executor(fixed, runs_of(pipeline)).run(feed)["tokens"]
+    np.testing.assert_array_equal(got, chats[0].run(feed)["tokens"])
+    with pytest.raises(SamplesError, match=r"expected prompt: int64\[2, 3\]"):
+        Executor(fixed, runs_of(pipeline)).run({"prompt": prompt[:1], "mask": feed["mask"][:1]})
