@@ -178,7 +178,7 @@ def _tail(array: Array) -> float:
     axis = 1 + int(np.argmax(array.shape[1:]))
     lines = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
     same = (lines == lines[-1, 0]).all(axis=1)[::-1]
-    run = int(np.argmin(same)) if not same.all() else len(same)
+    run = 0 if same.all() else int(np.argmin(same))  # one value throughout is no padding
     return run / len(same) if run > 1 else 0.0
 
 

@@ -75,6 +75,7 @@ def _bundled(path: Path, scratch: Path, threads: int | None) -> Opened:
     else:
         verify(path)
     manifest = read_manifest(folder)
+    check_single(manifest)
     component = manifest.components[0]
     target = Target(
         backend=component.engine.name,
@@ -83,3 +84,16 @@ def _bundled(path: Path, scratch: Path, threads: int | None) -> Opened:
         threads=threads or component.threads,
     )
     return target, tuple(info for info, _ in component.inputs), manifest
+
+
+def check_single(manifest: Manifest) -> None:
+    """Refuse a bundle of several components, of which no single one is the whole.
+
+    Raises:
+        InputError: names them.
+    """
+    if len(manifest.components) != 1 or manifest.features:
+        names = ", ".join(component.name for component in manifest.components)
+        raise InputError(
+            f"this takes a bundle of one model; this one is a pipeline of: {names}. `edgesdk run` runs it"
+        )

@@ -46,7 +46,8 @@ from edgesdk.wiring import (
     give_info,
     reads,
 )
-from edgesdk.wiring_checks import check_wiring, near
+from edgesdk.wiring_checks import check_wiring
+from edgesdk.wiring_fits import near
 
 SUFFIX = ".toml"
 _TOP = ("name", "inputs", "components", "loops", "outputs")

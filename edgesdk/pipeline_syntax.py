@@ -12,7 +12,7 @@ from typing import Any
 from edgesdk.errors import PipelineError
 from edgesdk.signature import Dim, TensorInfo
 from edgesdk.wiring import Carried, Fill, Origin, Presence, Slice, TensorSource
-from edgesdk.wiring_checks import near
+from edgesdk.wiring_fits import near
 
 Table = Mapping[str, Any]
 

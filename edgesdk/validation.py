@@ -23,6 +23,7 @@ from edgesdk.measuring import TIMED_ROWS
 from edgesdk.metrics import load_metric, own_names
 from edgesdk.model import read_model
 from edgesdk.onnxfile.open import open_onnx
+from edgesdk.opened import check_single
 from edgesdk.placement import unit_shares
 from edgesdk.placing import PROFILED_RUNS
 from edgesdk.quality import Verdict, judge
@@ -153,7 +154,9 @@ def _placement(
     scratch: Path,
 ) -> Check:
     """Which unit does how much of a run, as the runtime on the device tells."""
-    component = read_manifest(folder).components[0]
+    manifest = read_manifest(folder)
+    check_single(manifest)
+    component = manifest.components[0]
     if not component.unit:
         raise InputError(
             "--max-fallback: the bundle does not say on which unit it is meant to run; "

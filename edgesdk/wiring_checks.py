@@ -6,9 +6,7 @@ free axes through the pipeline.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
-from difflib import get_close_matches
 
 from edgesdk.errors import PipelineError
 from edgesdk.signature import TensorInfo
@@ -29,15 +27,10 @@ from edgesdk.wiring import (
     give_info,
     needs,
 )
+from edgesdk.wiring_fits import FLOATS, INTEGERS, check_dtype, check_fill, check_shape, near
 
-MOST_ELEMENTS = 1 << 28
-"""Of a fill, in its fixed axes; a gigabyte of float32."""
 MOST_STEPS = 1 << 20
 """Of a loop that ends by its length or a token."""
-_MOST_AXES = 32
-_INTEGERS = frozenset({"int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"})
-_FLOATS = frozenset({"float16", "float32", "float64"})
-_NUMBERS = _INTEGERS | _FLOATS | {"bool"}
 
 
 def check_wiring(wiring: Wiring) -> None:
@@ -54,13 +47,6 @@ def check_wiring(wiring: Wiring) -> None:
         else:
             visit.loop(part)
     visit.outputs()
-
-
-def near(word: str, legal: Iterable[str]) -> str:
-    """`; did you mean 'x'?` with the nearest legal word, else what is legal."""
-    words = list(legal)
-    close = get_close_matches(word, words, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; legal: {', '.join(words) or 'none'}"
 
 
 def _check_names(wiring: Wiring) -> None:
@@ -114,15 +100,14 @@ class _Visit:
     def __init__(self, wiring: Wiring) -> None:
         self.wiring = wiring
         self.known: dict[Key, TensorInfo] = {(None, p.info.name): p.info for p in wiring.inputs}
-        self.free = {
-            dim for p in wiring.inputs if not p.optional for dim in p.info.shape if not _fixed(dim)
-        }
+        always = [port.info.shape for port in wiring.inputs if not port.optional]
+        self.free = {dim for shape in always for dim in shape if isinstance(dim, str)}
         self.absent: dict[Key, str] = {}
         """Tensors that may not be there, and the input whose absence makes them so."""
         for port in wiring.inputs:
             name = port.info.name
             if port.fill:
-                self._check_fill(port.fill, port.info, f"the fill of input {name!r}")
+                check_fill(port.fill, port.info, f"the fill of input {name!r}", self.free)
             elif port.optional:
                 self.absent[None, name] = name
 
@@ -193,10 +178,10 @@ class _Visit:
             case TensorSource():
                 self._check_source(origin, info, what)
             case Fill():
-                self._check_fill(origin, info, what)
+                check_fill(origin, info, what, self.free)
             case Presence():
                 self._find(origin.of, what)
-                self._check_fill(Fill(value=1, shape=origin.shape), info, what)
+                check_fill(Fill(value=1, shape=origin.shape), info, what, self.free)
             case Carried():
                 self._check_carried(origin, info, what, _inside(loop, what, "is carried"))
             case Slice():
@@ -205,8 +190,8 @@ class _Visit:
     def _check_source(self, source: TensorSource, info: TensorInfo, what: str) -> None:
         found = self._find(source, what)
         if source.fill:
-            self._check_fill(source.fill, info, f"the fill of {what}")
-        _check_dtype(found, info, what)
+            check_fill(source.fill, info, f"the fill of {what}", self.free)
+        check_dtype(found, info, what)
         check_shape(found, info, what, "it comes from")
 
     def _find(self, source: TensorSource, what: str) -> TensorInfo:
@@ -236,46 +221,19 @@ class _Visit:
         there = [tensor for component, tensor in self.known if component == source.component]
         return near(source.tensor, there) if source.tensor not in there else ""
 
-    def _check_fill(self, fill: Fill, info: TensorInfo, what: str) -> None:
-        if info.dtype not in _NUMBERS:
-            raise PipelineError(f"{what} is {info.dtype}; a value can be given for numbers only")
-        if info.dtype in _INTEGERS | {"bool"} and fill.value != int(fill.value):
-            raise PipelineError(f"{what} is {info.dtype} and cannot be {fill.value!r}")
-        if info.dtype in _INTEGERS:
-            bits, signed = int(info.dtype.lstrip("uint")), info.dtype[0] == "i"
-            low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-            if not low <= fill.value <= high:
-                raise PipelineError(f"{what} is {info.dtype} and cannot be {fill.value!r}")
-        lengths = [dim for dim in fill.shape if isinstance(dim, int)]
-        too_large = max((math.prod(lengths), *lengths)) > MOST_ELEMENTS
-        if too_large or len(fill.shape) > _MOST_AXES:
-            raise PipelineError(
-                f"{what}: a fill of shape {list(fill.shape)} is too large; at most {MOST_ELEMENTS} elements"
-            )
-        for dim in fill.shape:
-            if isinstance(dim, str) and dim not in self.free:
-                legal = sorted(str(name) for name in self.free if name)
-                raise PipelineError(
-                    f"{what}: its shape {list(fill.shape)} names {dim!r}, no free axis of an input that "
-                    f"is always there{near(dim, legal)}"
-                )
-        shape = tuple(dim if isinstance(dim, int) else None for dim in fill.shape)
-        made = TensorInfo(name="a fill", dtype=info.dtype, shape=shape)
-        check_shape(made, info, what, "it comes from")
-
     def _check_carried(self, origin: Carried, info: TensorInfo, what: str, loop: Loop) -> None:
         ways = (origin.next, origin.append, origin.advance)
         if sum(way is not None for way in ways) != 1:
             raise PipelineError(f"{what} is carried; it takes one of next, append and advance")
         if isinstance(origin.start, Fill):
-            self._check_fill(origin.start, info, f"the start of {what}")
+            check_fill(origin.start, info, f"the start of {what}", self.free)
         elif origin.start.key == (loop.name, TOKEN) and loop.token_start is not None:
-            _check_dtype(TOKEN_INFO, info, f"the start of {what}")
+            check_dtype(TOKEN_INFO, info, f"the start of {what}")
         else:
             self._check_source(origin.start, info, f"the start of {what}")
         if origin.next is not None:
             found = self._inner(origin.next, loop, f"the next {what}")
-            _check_dtype(found, info, f"the next {what}")
+            check_dtype(found, info, f"the next {what}")
             check_shape(found, info, f"the next {what}", "the state does not fit: it comes from")
         if origin.append is not None:
             if not 0 <= origin.axis < len(info.shape):
@@ -288,11 +246,11 @@ class _Visit:
                     "component with that axis free"
                 )
             if isinstance(origin.append, Fill):
-                self._check_fill(origin.append, info, f"what is appended to {what}")
+                check_fill(origin.append, info, f"what is appended to {what}", self.free)
             else:
                 found = self._inner(origin.append, loop, f"what is appended to {what}")
-                _check_dtype(found, info, f"what is appended to {what}")
-        if origin.advance is not None and info.dtype not in _INTEGERS:
+                check_dtype(found, info, f"what is appended to {what}")
+        if origin.advance is not None and info.dtype not in INTEGERS:
             raise PipelineError(f"{what} is {info.dtype}; only whole numbers advance")
 
     def _check_slice(self, origin: Slice, info: TensorInfo, what: str, loop: Loop) -> None:
@@ -302,7 +260,7 @@ class _Visit:
                 "pieces of what is there before it"
             )
         found = self._find(origin.of, what)
-        _check_dtype(found, info, what)
+        check_dtype(found, info, what)
         if not 0 <= origin.axis < len(found.shape) or origin.length < 1:
             raise PipelineError(
                 f"{what} takes pieces of length {origin.length} along axis {origin.axis} of {found}; "
@@ -364,8 +322,8 @@ class _Visit:
             self._check_token(found, what)
 
     def _check_token(self, info: TensorInfo, what: str) -> None:
-        floats = info.dtype in _FLOATS and len(info.shape) in (2, 3)
-        if not floats and not (info.dtype in _INTEGERS and len(info.shape) in (1, 2)):
+        floats = info.dtype in FLOATS and len(info.shape) in (2, 3)
+        if not floats and not (info.dtype in INTEGERS and len(info.shape) in (1, 2)):
             raise PipelineError(
                 f"{what}: a token is chosen from logits float[batch, vocabulary] or float[batch, length, "
                 f"vocabulary], or is an integer[batch] or integer[batch, length]; this is {info}"
@@ -389,32 +347,3 @@ def _inside(loop: Loop | None, what: str, does: str) -> Loop:
             f"{what} {does}, but its component runs in no loop; add the loop, [loops.NAME]"
         )
     return loop
-
-
-def _fixed(dim: object) -> bool:
-    return isinstance(dim, int) or dim is None
-
-
-def _check_dtype(found: TensorInfo, info: TensorInfo, what: str) -> None:
-    if found is TOKEN_INFO and info.dtype in _INTEGERS:
-        return
-    if found.dtype != info.dtype:
-        raise PipelineError(
-            f"{what} is {info.dtype}, but its source is {found.dtype}; export one of them with the "
-            "other's type, or put a Cast between them"
-        )
-
-
-def check_shape(found: TensorInfo, info: TensorInfo, what: str, why: str) -> None:
-    """Refuse another number of axes, and fixed lengths that differ."""
-    if len(found.shape) != len(info.shape):
-        raise PipelineError(
-            f"{what} has {len(info.shape)} axes, {info}; {why} {found} with {len(found.shape)}; put a "
-            "Reshape between them"
-        )
-    for axis, (have, want) in enumerate(zip(found.shape, info.shape, strict=True)):
-        if isinstance(have, int) and isinstance(want, int) and have != want:
-            raise PipelineError(
-                f"{what}: axis {axis} has length {want}, {info}; {why} {found} with {have}; is it "
-                "another tensor that belongs here?"
-            )

@@ -35,6 +35,7 @@ from edgesdk.bundle.manifest import Engine, Identity, Quality, to_json
 from edgesdk.bundle.read import parse_manifest, read_manifest
 from edgesdk.bundle.write import BundleContents, BundledComponent, wired_ports, write_bundle
 from edgesdk.errors import BundleError, InputError
+from edgesdk.opened import open_target
 from edgesdk.pipeline import Pipeline
 from edgesdk.pipeline_reader import read_pipeline
 from edgesdk.recipe import Recipe
@@ -169,6 +170,15 @@ def test_a_detector_and_a_recogniser_ship_together(tmp_path: Path) -> None:
     with load(bundle, processing={"crop": load_object(pipeline.functions["crop"])}) as session:
         assert session.run({"page": page})["letters"].shape == (2, 9, 5)
         assert session.self_test().ok
+
+
+def test_what_takes_one_model_refuses_a_pipeline(
+    chat: tuple[Pipeline, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(
+        InputError, match="a bundle of one model; this one is a pipeline of: decoder"
+    ):
+        open_target(chat[1], tmp_path)
 
 
 def test_the_specification_names_every_field(chat: tuple[Pipeline, Path], fused: Path) -> None:
