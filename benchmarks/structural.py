@@ -50,25 +50,24 @@ class Made:
     Attributes:
         seconds: that making it took, beside other work where there was some.
         compression: what it held before and after, and what the steps remarked.
-        beside: its figures beside the original's; None where it could not be made.
+        beside: by engine, its figures beside the original's there; None where it could not be made.
         refused: why it could not be made.
     """
 
     form: str
     seconds: float
     compression: Compression | None = None
-    beside: dict[str, Any] | None = None
+    beside: dict[str, dict[str, Any]] | None = None
     refused: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """All forms of one model."""
+    """All forms of one model; the original's figures by engine."""
 
     model: str
     metric: str
-    engine: str
-    original: dict[str, Any]
+    original: dict[str, dict[str, Any]]
     forms: tuple[Made, ...]
 
 
@@ -81,7 +80,7 @@ def main() -> int:
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--forms", default=",".join(FORMS), help="which forms")
-    parser.add_argument("--engine", default="onnxruntime", help="that all forms run on")
+    parser.add_argument("--engines", default="onnxruntime", help="that all forms run on, by commas")
     parser.add_argument("--cache", type=Path, help="keeps finished steps for the next time")
     parser.add_argument("--train", type=float, help="seconds that one training may take")
 
@@ -115,15 +114,19 @@ def _compare(name: str, options: argparse.Namespace) -> Found:
             print(f"{name} {form}: {taken:.0f} s", flush=True)
         there = [item for item in made if item.compression]
         targets = [subject.model.path, *(subject.scratch / item.form / MODEL for item in there)]
-        first, *others = compare_targets(
-            targets, samples=subject.source, metrics=[subject.metric], backend=options.engine
-        ).entries
-        told = dict(zip((item.form for item in there), map(_figures, others), strict=True))
+        original: dict[str, dict[str, Any]] = {}
+        told: dict[str, dict[str, Any]] = {item.form: {} for item in there}
+        for engine in options.engines.split(","):
+            first, *others = compare_targets(
+                targets, samples=subject.source, metrics=[subject.metric], backend=engine
+            ).entries
+            original[engine] = _figures(first)
+            for item, entry in zip(there, others, strict=True):
+                told[item.form][engine] = _figures(entry)
         return Found(
             model=name,
             metric=subject.metric_name,
-            engine=options.engine,
-            original=_figures(first),
+            original=original,
             forms=tuple(Made(**{**_fields(item), "beside": told.get(item.form)}) for item in made),
         )
 
@@ -151,25 +154,30 @@ def _figures(entry: Compared) -> dict[str, Any]:
 def _plot(found: Found) -> str:
     known = [("original", found.original)]
     known += [(item.form, item.beside) for item in found.forms if item.beside]
+    first = next(iter(found.original))
     points = [
         Point(name=name, x=figures["holds"]["bytes"] / 1e6, y=figures["metrics"][found.metric])
-        for name, figures in known
+        for name, figures in ((name, engines[first]) for name, engines in known)
         if figures["holds"] and figures["metrics"]
     ]
-    return plot(points, x_title="MB", y_title=f"{found.metric} of {found.model}")
+    return plot(points, x_title="MB", y_title=f"{found.metric} of {found.model} on {first}")
 
 
 def _verdict(found: Found) -> tuple[str, bool]:
-    parts = [f"original {found.original['metrics']}"]
-    for item in found.forms:
-        figures = item.beside
-        told = item.refused or (
-            f"{figures['holds']['parameters']:,} parameters, {figures['metrics']}"
-            if figures and figures["holds"]
-            else "not compared"
-        )
-        parts.append(f"{item.form}: {told}")
-    return "; ".join(parts), all(item.beside or item.refused for item in found.forms)
+    parts = [f"original {_told(found, found.original)}"]
+    parts += [f"{i.form}: {i.refused or _told(found, i.beside or {})}" for i in found.forms]
+    return "\n  ".join(parts), all(item.beside or item.refused for item in found.forms)
+
+
+def _told(found: Found, engines: dict[str, dict[str, Any]]) -> str:
+    parts: list[str] = []
+    for engine, figures in engines.items():
+        if not parts and figures["holds"]:
+            holds = figures["holds"]
+            parts.append(f"{holds['parameters']:,} parameters, {holds['bytes']:,} bytes")
+        metrics = figures["metrics"].get(found.metric)
+        parts.append(figures["problem"] or f"{engine} {metrics:.4f} in {figures['p50_ms']:.3g} ms")
+    return ", ".join(parts)
 
 
 if __name__ == "__main__":
