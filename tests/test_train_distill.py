@@ -166,6 +166,20 @@ def test_gradients_of_stacked_rows_are_those_of_rows_one_by_one(small_cnn: Path)
         torch.testing.assert_close(found[0][key], found[1][key], rtol=1e-3, atol=1e-5)
 
 
+def test_a_rate_that_only_harms_is_lowered(teacher: onnx.ModelProto) -> None:
+    student = _damaged(teacher, 0.01)
+    seen: list[Epoch] = []
+    settings = replace(FAST, epochs=6, rate=1.0)
+    done = _run(student, teacher, settings, listener=seen.append)
+    firsts = [epoch for epoch in seen if epoch.epoch == 1]
+    assert len(firsts) > 1
+    assert firsts[0].check > 1.5 * done.before
+    assert firsts[-1].rate < firsts[0].rate / 5
+    assert [epoch.epoch for epoch in done.epochs] == list(range(len(done.epochs)))
+    assert done.after <= done.before
+    assert any("learning rate was lowered" in note for note in done.notes)
+
+
 def test_matrices_multiplied_in_bfloat16_teach_as_well(small_cnn: Path) -> None:
     teacher = onnx.load(small_cnn)
     rng = np.random.default_rng(0)

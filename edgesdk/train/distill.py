@@ -33,7 +33,12 @@ if TYPE_CHECKING:
     from edgesdk.train.objective import Labels
 
 _LOWER = 0.1
-"""What the learning rate is multiplied with after a loss that is no number."""
+"""What the learning rate is multiplied with after a loss that is no number, or a first epoch that harms."""
+_HARM = 1.5
+"""How much worse than the model as it came the first epoch may leave it; at a high rate what was healed in
+closed form is lost faster than it is learnt again."""
+_LOWEST = 1e-3
+"""Of the rate that was asked for."""
 
 
 def distill(
@@ -145,6 +150,12 @@ class _Run:
                     stopped = "time"
                     break
                 self._note(number, loss, listener)
+                if number == 1 and self._harmed() and self._factor > _LOWEST:
+                    lower = self._factor * _LOWER
+                    self._restore(good)
+                    self._factor = lower
+                    stopped = self._why_to_stop()
+                    continue
             except _Diverged as exc:
                 if self._factor < 1.0:
                     raise TrainingDiverged(
@@ -222,6 +233,10 @@ class _Run:
         )
         self._history.append(epoch)
         listener(epoch)
+
+    def _harmed(self) -> bool:
+        """Whether the first epoch left the model much worse than it came."""
+        return self._history[1].check > _HARM * self._history[0].check
 
     def _rate(self, done: float) -> float:
         """The learning rate after a share of all steps: a linear rise, then half a cosine."""
