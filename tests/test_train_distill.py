@@ -332,6 +332,28 @@ def test_the_time_ends_a_training_with_its_best_epoch(teacher: onnx.ModelProto) 
     assert trained.after <= trained.before
 
 
+def test_a_time_below_one_pass_ends_within_it(
+    teacher: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(list[Any]):
+        """Rows that take a second each, by a clock that nothing else moves."""
+
+        asked = 0
+
+        def __getitem__(self, place: Any) -> Any:
+            self.asked += 1
+            return super().__getitem__(place)
+
+    rows = Slow(_rows(400))
+    monkeypatch.setattr("edgesdk.train.distill.time.monotonic", lambda: float(rows.asked))
+    settings = replace(FAST, batch=1, seconds=1000.0, held_out=0.2)
+    trained = distill(_damaged(teacher), teacher, rows, settings)
+    assert trained.stopped == "time"
+    assert [epoch.epoch for epoch in trained.epochs] == [0, 1]
+    assert trained.epochs[1].seconds < 1000 + 0.3 * len(rows), "what is over is the check"
+    assert trained.after <= trained.before
+
+
 def test_losses_that_are_no_numbers_lower_the_rate_once_and_then_say_so(
     teacher: onnx.ModelProto,
 ) -> None:

@@ -138,7 +138,9 @@ class _Run:
             self._restore(state)
         else:
             self._note(0, math.nan, listener)
-        self._objective.prepare(self._train)  # not in the time of the first epoch
+        # Not in the time of the first epoch, by which the others are planned; half of the time at most.
+        rest = 0.0 if self._settings.seconds is None else self._left() / 2
+        self._objective.prepare(self._train, lambda: self._left() > rest)
         good = self._state(identity)
         stopped = self._why_to_stop()
         while stopped is None:
@@ -188,14 +190,19 @@ class _Run:
         )
 
     def _epoch(self, number: int) -> float | None:
-        """One pass over the rows: the mean loss; None when the time was over before its end."""
+        """One pass over the rows: the mean loss; None when the time was over before its end.
+
+        The first one counts as far as it came: it is all that there is.
+        """
         settings = self._settings
         shapes = self._objective.shapes
         batches = shapes.batches(self._train, settings.batch, (settings.seed, number))
-        total = 0.0
+        total, seen = 0.0, 0
         for place, batch in enumerate(batches):
-            if number > 1 and self._left() <= 0:
-                return None
+            if place and self._left() <= 0:
+                if number > 1:
+                    return None
+                break
             rate = self._rate((number - 1 + place / len(batches)) / self._planned)
             for group in self._optimizer.param_groups:
                 group["lr"] = rate
@@ -208,7 +215,8 @@ class _Run:
                 raise _Diverged(f"the norm of the gradient is {float(norm)}")
             self._optimizer.step()
             total += loss * len(batch)
-        return total / len(self._train)
+            seen += len(batch)
+        return total / seen
 
     def _note(self, number: int, loss: float, listener: Listener) -> None:
         """Judge the model as it is, and tell."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -181,10 +181,10 @@ class Objective:
             total = total + self._settings.label_weight * error
         return total
 
-    def prepare(self, rows: Sequence[int]) -> None:
+    def prepare(self, rows: Sequence[int], may_go_on: Callable[[], bool]) -> None:
         """Ask the teacher about rows, as far as its answers can be kept."""
         for batch in self.shapes.batches(rows, self._settings.batch):
-            if self._keeps:
+            if self._keeps and may_go_on():
                 self._targets(batch)
 
     def mean(self, rows: Sequence[int]) -> float:
