@@ -14,7 +14,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -35,6 +35,11 @@ else:
     Array = Any
 
 ENTRY_POINT_GROUP = "edgesdk.backends"
+PIPELINE = "pipeline"
+"""What opens a whole pipeline whose components run on other backends; not to be chosen for a model."""
+_OWN = EntryPoint(
+    name=PIPELINE, value="edgesdk.assembled:AssembledBackend", group=ENTRY_POINT_GROUP
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -352,7 +357,8 @@ def load_backend(name: str) -> Backend:
     Raises:
         BackendUnavailable: no backend of that name is registered, or its adapter does not import.
     """
-    found = [entry for entry in entry_points(group=ENTRY_POINT_GROUP) if entry.name == name]
+    known = (_OWN, *entry_points(group=ENTRY_POINT_GROUP))
+    found = [entry for entry in known if entry.name == name]
     if not found:
         legal = ", ".join(backend_names()) or "none"
         raise BackendUnavailable(f"no backend named {name!r}; registered: {legal}")

@@ -46,7 +46,7 @@ def bundle_contents(
         StepFailed: the artifact does not open any more where it was tried.
     """
     artifact, model, samples = built.converted.path, bench.model, bench.samples
-    inputs, outputs, version = _ends(bench, built)
+    inputs, outputs, version = ends_of(bench, built)
     backend = require_backend(built.choice.backend)
     runtime = bench.profile.runtime(built.choice.backend)
     computed = bench.evidence if bench.device.simulates else bench.device.evidence
@@ -55,7 +55,7 @@ def bundle_contents(
         original_sha256=model.sha256,
         recipe=built.choice.recipe,
         structure=built.choice.structure,
-        engine=Engine(name=built.choice.backend, tested=version, minimum=_series(version)),
+        engine=Engine(name=built.choice.backend, tested=version, minimum=oldest_of(version)),
         artifact=artifact,
         folder=artifact.parent,
         threads=bench.threads,
@@ -76,15 +76,17 @@ def bundle_contents(
         inputs=ports_in,
         outputs=ports_out,
         components=(component,),
-        quality=_quality(outcome.quality, samples, computed),
+        quality=quality_entry(outcome.quality, samples, computed),
         golden=_golden(samples, reference, built.outputs or reference),
-        measured=(*_figures(outcome.measurement), *_shares(outcome.shares)),
-        environment={**environment, **_engine_there(built.choice.backend, outcome.measurement)},
+        measured=(*figures_of(outcome.measurement), *_shares(outcome.shares)),
+        environment={**environment, **engine_there(built.choice.backend, outcome.measurement)},
         samples_fingerprint=samples.fingerprint,
     )
 
 
-def _ends(bench: Bench, built: Built) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...], str]:
+def ends_of(
+    bench: Bench, built: Built
+) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...], str]:
     """What the artifact takes and gives, and the version of the engine, where it was tried.
 
     Not a step that is kept: a time budget that has ended must not cost the bundle.
@@ -103,13 +105,13 @@ def _ends(bench: Bench, built: Built) -> tuple[tuple[TensorInfo, ...], tuple[Ten
     return inputs, outputs, told["version"]
 
 
-def _engine_there(backend: str, measurement: Measurement | None) -> dict[str, str]:
+def engine_there(backend: str, measurement: Measurement | None) -> dict[str, str]:
     """The version of the chosen engine where it was measured; the baseline's is another engine's."""
     seen = measurement.environment if measurement else {}
     return {backend: seen[backend]} if backend in seen else {}
 
 
-def _series(version: str) -> str:
+def oldest_of(version: str) -> str:
     """The oldest version that will do: the first release of the series that was tested."""
     return ".".join(version.split("-")[0].split(".")[:2])
 
@@ -134,7 +136,7 @@ def _golden(samples: Samples, reference: Path, outputs: Path) -> tuple[GoldenSam
     )
 
 
-def _figures(measurement: Measurement | None) -> tuple[Figure, ...]:
+def figures_of(measurement: Measurement | None) -> tuple[Figure, ...]:
     if measurement is None:
         return ()
     latency, speedup = measurement.latency, measurement.speedup
@@ -197,7 +199,7 @@ def _shares(shares: UnitShares | None) -> tuple[Figure, ...]:
     )
 
 
-def _quality(quality: Quality | None, samples: Samples, computed: Evidence) -> QualityEntry:
+def quality_entry(quality: Quality | None, samples: Samples, computed: Evidence) -> QualityEntry:
     """The verdict and the figures it rests on; the original is its own reference."""
     if samples.synthetic:
         return QualityEntry(verdict="unknown", reason="no real samples were given")

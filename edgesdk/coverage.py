@@ -95,7 +95,7 @@ def component_coverage(
     """
     stage = wiring.stage(component)
     seen = _look(rows, [info for info, _ in stage.inputs])
-    follows = _modalities(wiring)
+    follows = modalities_of(wiring)
     found = []
     for info, origin in stage.inputs:
         modalities = tuple(sorted({m for s in reads(origin) for m in follows.get(s.key, ())}))
@@ -250,7 +250,7 @@ def _doubts(look: _Look, plain: InputCoverage, info: TensorInfo) -> Iterator[str
         yield f"{of} is {value:g} in {plain.common:.0%} of its elements; give rows with more in them"
 
 
-def _modalities(wiring: Wiring) -> Mapping[tuple[str | None, str], tuple[str, ...]]:
+def modalities_of(wiring: Wiring) -> Mapping[tuple[str | None, str], tuple[str, ...]]:
     """For every tensor, the modalities of the inputs that it follows from; loops until nothing changes."""
     found: dict[tuple[str | None, str], set[str]] = {
         (None, port.info.name): {port.modality} for port in wiring.inputs

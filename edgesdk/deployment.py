@@ -127,7 +127,7 @@ def deploy(
     request = Request(model=Path(model), profile=profile, **options)
     clock = Clock(request.time_budget_s)
     target = Path(out) if out else Path(f"{request.model.stem}-{Path(profile).stem}")
-    _check_target(target, force=force)
+    check_target(target, force=force)
     facts = read_usable_model(request.model)
     workshop = Workshop(
         cache=cache or Cache(),
@@ -269,7 +269,7 @@ def _deploy_on(
     )
 
 
-def _check_target(target: Path, *, force: bool) -> None:
+def check_target(target: Path, *, force: bool) -> None:
     """Refuse an output place now rather than after minutes of work."""
     if force and target.is_dir() and any(target.iterdir()):
         if not (target / REPORT_JSON).is_file():
@@ -437,7 +437,7 @@ def _finish(
         bundle=str(target / BUNDLE) if chosen else None,
     )
     bench.listen(Event(stage="bundle", state="begin"))
-    with _replacing(target, force=force) as folder:
+    with replacing(target, force=force) as folder:
         artifact = built.get(chosen.name) if chosen else None
         if chosen and artifact:
             contents = bundle_contents(
@@ -471,7 +471,7 @@ def _finish(
 
 
 @contextmanager
-def _replacing(target: Path, *, force: bool) -> Iterator[Path]:
+def replacing(target: Path, *, force: bool) -> Iterator[Path]:
     """A new folder that becomes the target; with `force` an earlier output makes way at the end."""
     if not (force and target.is_dir()):
         with new_folder(target) as folder:

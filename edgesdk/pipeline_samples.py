@@ -167,7 +167,7 @@ def observe(
         "engines": {
             part.backend: require_backend(part.backend).version() for part in chosen.values()
         },
-        "functions": [_code(reference) for reference in pipeline.functions.values()],
+        "functions": [code_identity(reference) for reference in pipeline.functions.values()],
         "most": most,
     }
     request = {
@@ -189,7 +189,7 @@ def observe(
     return Observed(pipeline=pipeline, samples=samples, done=done)
 
 
-def _code(reference: str) -> list[str]:
+def code_identity(reference: str) -> list[str]:
     """A function's name, and the digest of the file that it is in."""
     function = load_object(reference)
     source = inspect.getsourcefile(function)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgesdk.arrays import load_arrays, save_arrays
 from edgesdk.backend import (
+    PIPELINE,
     Array,
     NodePlacement,
     NodeTime,
@@ -268,6 +269,30 @@ def observe(request: Request) -> Response:
     return {"rows": recorder.rows, "shapes": recorder.shapes}
 
 
+def stagewise(request: Request) -> Response:
+    """`reference` and `candidate`, whole pipelines; `threads`, `rows` -> `stages`: a record of each stage.
+
+    Both run side by side, and every stage's outputs are compared.
+    """
+    from edgesdk.assembled import AssembledSession
+    from edgesdk.comparison import Comparison
+
+    opened = []
+    found: dict[str, Comparison] = {}
+    for side in ("reference", "candidate"):
+        whole = {"backend": PIPELINE, "artifact": request[side], "execution": "fp32"}
+        opened.append(_open({**whole, "threads": request["threads"]}, profiling=True))
+    with opened[0] as before, opened[1] as after:
+        assert isinstance(before, AssembledSession), "that backend opens nothing else"
+        assert isinstance(after, AssembledSession), "that backend opens nothing else"
+        for sample in SampleSet.from_json(request["rows"]):
+            before.run(_taken(before, sample))
+            after.run(_taken(after, sample))
+            for stage, outputs in before.made.items():
+                found.setdefault(stage, Comparison()).add(outputs, after.made.get(stage, {}), {})
+    return {"stages": {stage: comparison.to_json() for stage, comparison in found.items()}}
+
+
 def check(request: Request) -> Response:
     """`backend`, `artifact`, `rows`, `reference`, `metrics`, `golden`, optional `look`, `kept` -> `record`.
 
@@ -464,8 +489,10 @@ def _version(request: Request) -> str:
 
 
 def _taken(session: Session, sample: Sample) -> dict[str, Array]:
-    """What the artifact takes of a row: conversion may drop an input that did nothing."""
-    return {info.name: sample.inputs[info.name] for info in session.inputs}
+    """What the artifact takes of a row: conversion may drop an input, a row may leave one out."""
+    return {
+        info.name: sample.inputs[info.name] for info in session.inputs if info.name in sample.inputs
+    }
 
 
 def _made(name: str) -> Path:
