@@ -77,7 +77,7 @@ class BudgetNotMet(EdgeSdkError):
     def __init__(self, message: str, *, report: object = None) -> None:
         super().__init__(message)
         self.report = report
-        """The `edgesdk.report.document.DeployReport` of everything that was found out."""
+        """The `DeployReport`, or of a pipeline the `PipelineReport`, of everything that was found out."""
 
 
 class TrainingDiverged(EdgeSdkError):

@@ -40,7 +40,9 @@ def deploy(
     ],
     model: Annotated[
         Path | None,
-        typer.Argument(help="An ONNX file; default: the one that edgesdk.toml here names."),
+        typer.Argument(
+            help="An ONNX file, or the `.toml` file of a pipeline; default: what edgesdk.toml here names."
+        ),
     ] = None,
     device: Device = None,
     farm: Annotated[
@@ -110,6 +112,8 @@ def deploy(
 ) -> None:
     """Find the form of a model that fits a device and a budget, prove it, measure it, bundle it.
 
+    A pipeline's components are planned together; a floor may name a modality: image=-1%.
+
     With --farm and several profiles: for each of them, on the farm's devices that come closest to it.
 
     Exits 1 when nothing meets the budget, 2 on wrong input, 3 when the environment fails.
@@ -123,6 +127,7 @@ def deploy(
     from edgesdk.workshop import Limits
 
     with reported_errors(as_json=as_json):
+        is_pipeline = model is not None and model.suffix.lower() == ".toml"
         settled = settle_request(
             model=model,
             device=device,
@@ -130,7 +135,7 @@ def deploy(
             calibration=calibration,
             metrics=metrics,
             budget=budget,
-            floors=floors,
+            floors=None if is_pipeline else floors,
             objective=objective,
             max_fallback=max_fallback,
             backends=backends,
@@ -151,6 +156,9 @@ def deploy(
             "accept_undecided": accept_undecided,
             "farm": farm,
         }
+        if is_pipeline:
+            _deploy_pipeline(profile, {**settled, "floors": tuple(floors or ())}, as_json=as_json)
+            return
         if len(profile) > 1:
             _deploy_fleet(profile, settled, as_json=as_json)
             return
@@ -165,6 +173,29 @@ def deploy(
         page = Text(f"report  {done.folder / REPORT_HTML}")
         view = Group(render_terminal(done.report), page)
         emit(done.report.to_json(), view, as_json=as_json)
+
+
+def _deploy_pipeline(profiles: list[str], settled: dict[str, Any], *, as_json: bool) -> None:
+    from edgesdk.deployment import REPORT_HTML
+    from edgesdk.errors import BudgetNotMet, InputError
+    from edgesdk.joint.deployment import deploy_pipeline
+    from edgesdk.joint.document import PipelineReport
+    from edgesdk.joint.terminal import render_pipeline
+
+    if len(profiles) > 1:
+        raise InputError(
+            f"profiles {', '.join(profiles)}: a pipeline is deployed for one at a time"
+        )
+    try:
+        with live_view() as listen:
+            done = deploy_pipeline(**settled, profile=profiles[0], listen=listen)
+    except BudgetNotMet as exc:
+        if not isinstance(exc.report, PipelineReport):
+            raise
+        emit(exc.report.to_json(), render_pipeline(exc.report), as_json=as_json)
+        raise typer.Exit(exc.exit_code) from exc
+    page = Text(f"report  {done.folder / REPORT_HTML}")
+    emit(done.report.to_json(), Group(render_pipeline(done.report), page), as_json=as_json)
 
 
 def _deploy_fleet(profiles: list[str], settled: dict[str, Any], *, as_json: bool) -> None:
