@@ -192,6 +192,8 @@ def test_what_cannot_be_planned_is_refused_before_anything_runs(
         run(path, samples, cache, device="simulated")
     with pytest.raises(BudgetError, match="--refine: for single models only"):
         run(path, samples, cache, refine=True)
+    with pytest.raises(BudgetError, match="--time-budget"):
+        run(path, samples, cache, time_budget_s=60.0)
     with pytest.raises(BudgetError, match="or a modality: image, text"):
         run(path, samples, cache, floors=("imaeg=-1%",))
     (tmp_path / "chat").mkdir()

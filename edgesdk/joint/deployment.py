@@ -218,6 +218,9 @@ def _check_request(request: Request, pipeline: Pipeline) -> None:
         "--max-fallback": request.budget.max_fallback is not None,
         "--structure": request.structure,
         "--refine": request.refine,
+        # The first component would use all of it up.
+        "--time-budget": request.time_budget_s is not None,
+        "--training-time": request.training_s is not None,
     }
     refused = [name for name, given in asked.items() if given]
     if refused:
