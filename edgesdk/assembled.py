@@ -107,11 +107,11 @@ class AssembledSession(Session):
                 engine = require_backend(part["backend"])
                 session = engine.open(artifact.parent / part["artifact"], own)
                 runs[name] = _taking(self._held.enter_context(session), wiring.stage(name))
+            for name, reference in document["functions"].items():
+                runs[name] = checked_step(wiring.stage(name), guarded(reference))
         except BaseException:
             self._held.close()
             raise
-        for name, reference in document["functions"].items():
-            runs[name] = checked_step(wiring.stage(name), guarded(reference))
         if options.profiling:
             runs = {name: self._kept(name, run) for name, run in runs.items()}
         self._executor = Executor(wiring, runs)

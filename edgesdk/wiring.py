@@ -7,7 +7,7 @@ use them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from edgesdk.signature import TensorInfo
@@ -237,57 +237,6 @@ def needs(origin: Origin) -> Iterator[TensorSource]:
         origin = origin.of
     if isinstance(origin, TensorSource) and origin.fill is None:
         yield origin
-
-
-def fix_axes(wiring: Wiring, lengths: Mapping[str, int]) -> Wiring:
-    """The wiring with free axes of the pipeline's inputs fixed, as a deployed form has them.
-
-    Ports and fills only: what components take and give, their artifacts say.
-
-    Args:
-        wiring: with names for these axes.
-        lengths: by name; names that are not there stay free.
-    """
-
-    def fixed(info: TensorInfo) -> TensorInfo:
-        return replace(info, shape=tuple(lengths.get(str(dim), dim) for dim in info.shape))
-
-    def fill(value: Fill) -> Fill:
-        return replace(value, shape=tuple(lengths.get(str(dim), dim) for dim in value.shape))
-
-    def source(value: TensorSource) -> TensorSource:
-        return replace(value, fill=fill(value.fill) if value.fill else None)
-
-    def either(value: TensorSource | Fill) -> TensorSource | Fill:
-        return fill(value) if isinstance(value, Fill) else source(value)
-
-    def origin(value: Origin) -> Origin:
-        match value:
-            case Carried():
-                append = either(value.append) if value.append else None
-                return replace(value, start=either(value.start), append=append)
-            case Presence():
-                shape = fill(Fill(value=1, shape=value.shape)).shape
-                return replace(value, shape=shape)
-            case Slice():
-                return value
-        return either(value)
-
-    return replace(
-        wiring,
-        inputs=tuple(
-            replace(port, info=fixed(port.info), fill=fill(port.fill) if port.fill else None)
-            for port in wiring.inputs
-        ),
-        stages=tuple(
-            replace(stage, inputs=tuple((info, origin(it)) for info, it in stage.inputs))
-            for stage in wiring.stages
-        ),
-        outputs=tuple(
-            replace(port, info=fixed(port.info), source=source(port.source))
-            for port in wiring.outputs
-        ),
-    )
 
 
 def tensor_json(info: TensorInfo) -> dict[str, Any]:

@@ -37,10 +37,7 @@ from small_pipelines import (
 from edgesdk.backend import OpenOptions, require_backend
 from edgesdk.errors import PipelineError, SamplesError
 from edgesdk.executor.run import Executor
-from edgesdk.pipeline import wiring_json
 from edgesdk.pipeline_reader import read_pipeline
-from edgesdk.wiring import fix_axes
-from edgesdk.wiring_checks import check_wiring
 
 
 def rng() -> np.random.Generator:
@@ -263,19 +260,3 @@ def test_a_single_model_is_a_pipeline_of_one(tmp_path: Path) -> None:
     got = Executor(pipeline.wiring, runs_of(pipeline)).run({"image": image})
     want = run_model(tmp_path / "image.onnx", {"image": image})
     np.testing.assert_array_equal(got["embedding"], want["embedding"])
-
-
-def test_fixed_axes_reach_every_fill_and_change_nothing_else(
-    tmp_path: Path, chats: tuple[Executor, Executor]
-) -> None:
-    pipeline = read_pipeline(write_folder(tmp_path, CHAT.replace("END", "[]"), decoder))
-    fixed = fix_axes(pipeline.wiring, {"batch": 2, "length": 3, "total": 3})
-    check_wiring(fixed)
-    assert [port.info.shape for port in fixed.inputs] == [(2, 3), (2, 3)]
-    assert "batch" not in str(wiring_json(fixed)["components"][0]["inputs"][2]["from"])
-    prompt = np.array([[1, 2, 3], [4, 5, 6]])
-    feed = {"prompt": prompt, "mask": np.ones_like(prompt)}
-    got = Executor(fixed, runs_of(pipeline)).run(feed)["tokens"]
-    np.testing.assert_array_equal(got, chats[0].run(feed)["tokens"])
-    with pytest.raises(SamplesError, match=r"expected prompt: int64\[2, 3\]"):
-        Executor(fixed, runs_of(pipeline)).run({"prompt": prompt[:1], "mask": feed["mask"][:1]})

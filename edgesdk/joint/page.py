@@ -8,7 +8,7 @@ from edgesdk.joint.document import PipelineReport
 from edgesdk.joint.terminal import damage_words
 from edgesdk.report import words
 from edgesdk.report.markup import Markup, el
-from edgesdk.report.page import page, section
+from edgesdk.report.page import header, page, section
 
 
 def render_page(report: PipelineReport) -> str:
@@ -19,7 +19,7 @@ def render_page(report: PipelineReport) -> str:
 
 
 def _sections(report: PipelineReport) -> Iterator[Markup | None]:
-    yield _header(report)
+    yield header(report)
     yield section(
         "End to end",
         _wholes(report),
@@ -42,21 +42,6 @@ def _sections(report: PipelineReport) -> Iterator[Markup | None]:
     yield section("Calibration rows", _coverage(report))
     if report.notes:
         yield section("Notes", el("ul", *(el("li", note) for note in report.notes)))
-
-
-def _header(report: PipelineReport) -> Markup:
-    chosen = report.chosen_row
-    verdict = el("span", chosen.name, class_="winner") if chosen else "Nothing meets the budget"
-    asked = [*report.budget, *report.floors]
-    return el(
-        "header",
-        el("p", report.title, class_="title"),
-        el("h1", verdict),
-        el("p", report.headline, class_="headline"),
-        el("p", "Asked for: ", ", ".join(asked), class_="note") if asked else None,
-        el("p", "Bundle: ", el("code", report.bundle), class_="note") if report.bundle else None,
-        class_="" if chosen else "none",
-    )
 
 
 def _wholes(report: PipelineReport) -> Markup:

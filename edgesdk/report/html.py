@@ -9,7 +9,7 @@ from edgesdk.report import elsewhere, removed, words
 from edgesdk.report.document import DeployReport, Row
 from edgesdk.report.fallback import fallback_on_page
 from edgesdk.report.markup import Markup, el
-from edgesdk.report.page import page, section
+from edgesdk.report.page import header, page, section
 from edgesdk.report.plots import distributions, operations, tradeoff
 from edgesdk.report.refinement import refinements
 from edgesdk.report.sensed import sensed_on_page
@@ -28,7 +28,7 @@ def render_html(report: DeployReport) -> str:
 
 def _sections(report: DeployReport, numbers: Mapping[str, int]) -> list[Markup | None]:
     return [
-        _header(report),
+        header(report),
         _tiles(report),
         _warnings(report),
         _tradeoffs(report, numbers),
@@ -52,21 +52,6 @@ def _sections(report: DeployReport, numbers: Mapping[str, int]) -> list[Markup |
         _facts(report),
         _evidence(report),
     ]
-
-
-def _header(report: DeployReport) -> Markup:
-    chosen = report.chosen_row
-    verdict = el("span", chosen.name, class_="winner") if chosen else "Nothing meets the budget"
-    asked = [*report.budget, *report.floors]
-    return el(
-        "header",
-        el("p", report.title, class_="title"),
-        el("h1", verdict),
-        el("p", report.headline, class_="headline"),
-        el("p", "Asked for: ", ", ".join(asked), class_="note") if asked else None,
-        el("p", "Bundle: ", el("code", report.bundle), class_="note") if report.bundle else None,
-        class_="" if chosen else "none",
-    )
 
 
 def _tiles(report: DeployReport) -> Markup | None:

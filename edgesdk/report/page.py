@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from edgesdk.report.markup import Markup, el
 
@@ -35,3 +37,43 @@ def section(title: str, content: Markup | None, note: str = "") -> Markup | None
     if content is None:
         return None
     return el("section", el("h2", title), el("p", note, class_="note") if note else None, content)
+
+
+class Named(Protocol):
+    """A row of a report."""
+
+    @property
+    def name(self) -> str: ...
+
+
+class Headed(Protocol):
+    """What the head of a deploy's page is made of."""
+
+    @property
+    def title(self) -> str: ...
+    @property
+    def headline(self) -> str: ...
+    @property
+    def budget(self) -> Sequence[str]: ...
+    @property
+    def floors(self) -> Sequence[str]: ...
+    @property
+    def bundle(self) -> str | None: ...
+    @property
+    def chosen_row(self) -> Named | None: ...
+
+
+def header(report: Headed) -> Markup:
+    """What was chosen, why, and what was asked for."""
+    chosen = report.chosen_row
+    verdict = el("span", chosen.name, class_="winner") if chosen else "Nothing meets the budget"
+    asked = [*report.budget, *report.floors]
+    return el(
+        "header",
+        el("p", report.title, class_="title"),
+        el("h1", verdict),
+        el("p", report.headline, class_="headline"),
+        el("p", "Asked for: ", ", ".join(asked), class_="note") if asked else None,
+        el("p", "Bundle: ", el("code", report.bundle), class_="note") if report.bundle else None,
+        class_="" if chosen else "none",
+    )
